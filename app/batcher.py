@@ -1,0 +1,191 @@
+"""The dynamic batcher: items of many clients, one run of the network.
+
+When it runs a batch: at once if the network is idle, so that a lone request never waits. While the network is busy,
+items gather; when it comes back, it takes what is there, or waits for more until the batch is full or its oldest item
+has waited `max_delay_ms`.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from app.errors import DeadlinePassed, Draining, ModelError, Overloaded, PoseError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Answers(Generic[Result]):
+    """Results in the order of the items, the longest wait before a run, and the longest run."""
+
+    results: list[Result]
+    queued_s: float
+    ran_s: float
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What one run was like, for the metrics."""
+
+    size: int
+    queued_s: tuple[float, ...]
+    ran_s: float
+    ok: bool
+
+
+@dataclass
+class _Ticket(Generic[Item, Result]):
+    item: Item
+    deadline: float | None
+    arrived: float
+    future: "asyncio.Future[tuple[Result, float, float]]" = field(repr=False)
+
+
+class Batcher(Generic[Item, Result]):
+    """Collects items into batches of at most `max_batch` and runs them one batch at a time, off the event loop.
+
+    `run` takes a list of items and returns as many results; it is called in a thread of the batcher's own. If it
+    raises, every item of that batch gets the error and the next batch runs as if nothing had happened.
+    `on_depth` is told how many items wait, `on_batch` what each run was like; both are called on the event loop.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Item]], Sequence[Result]],
+        *,
+        max_batch: int,
+        max_delay_ms: float,
+        max_waiting: int,
+        on_depth: Callable[[int], object] = lambda depth: None,
+        on_batch: Callable[[BatchReport], object] = lambda report: None,
+    ) -> None:
+        self._run = run
+        self._max_batch = max_batch
+        self._max_delay_s = max_delay_ms / 1000
+        self._max_waiting = max_waiting
+        self._on_depth = on_depth
+        self._on_batch = on_batch
+        self._waiting: deque[_Ticket[Item, Result]] = deque()
+        self._arrival = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Items that wait for a run."""
+        return len(self._waiting)
+
+    async def submit(self, item: Item, *, deadline: float | None = None) -> Result:
+        """The result for one item. `deadline` is a time of the running loop's clock; see submit_all for the errors."""
+        return (await self.submit_all([item], deadline=deadline)).results[0]
+
+    async def submit_all(self, items: Sequence[Item], *, deadline: float | None = None) -> Answers[Result]:
+        """The results for all items, in their order; they join the queue together or not at all.
+
+        Raises Overloaded at once if they don't fit, Draining once closed, DeadlinePassed if `deadline` comes before
+        their run does, ModelError if their run fails. Cancelling the caller withdraws what has not run yet.
+        """
+        if self._closed:
+            raise Draining()
+        if len(self._waiting) + len(items) > self._max_waiting:
+            self._forget_cancelled()
+        if len(self._waiting) + len(items) > self._max_waiting:
+            raise Overloaded()
+        loop = asyncio.get_running_loop()
+        if self._worker is None:
+            self._worker = loop.create_task(self._work(), name="batcher")
+        tickets = [_Ticket[Item, Result](item, deadline, loop.time(), loop.create_future()) for item in items]
+        self._waiting.extend(tickets)
+        self._arrival.set()
+        self._on_depth(len(self._waiting))
+        try:
+            done = await asyncio.gather(*(ticket.future for ticket in tickets))
+        finally:
+            for ticket in tickets:  # one failed: its companions' answers have no reader any more
+                if not ticket.future.cancel() and not ticket.future.cancelled():
+                    ticket.future.exception()
+        queued_s = max((queued for _, queued, _ in done), default=0.0)
+        return Answers([result for result, _, _ in done], queued_s, max((ran for _, _, ran in done), default=0.0))
+
+    async def close(self) -> None:
+        """Refuse new items, finish the batch that runs, and answer those still waiting with Draining."""
+        self._closed = True
+        for ticket in self._waiting:
+            if not ticket.future.done():
+                ticket.future.set_exception(Draining())
+        self._waiting.clear()
+        self._arrival.set()
+        if self._worker is not None:
+            await self._worker
+        self._thread.shutdown()
+
+    async def _work(self) -> None:
+        while True:
+            if not self._waiting:
+                if self._closed:
+                    return
+                self._arrival.clear()
+                await self._arrival.wait()
+            else:  # the network was busy until now: others are probably on their way
+                await self._company()
+            batch = self._take()
+            if batch:
+                await self._answer(batch)
+
+    async def _company(self) -> None:
+        """Wait until a batch is full or its oldest item has waited long enough."""
+        loop = asyncio.get_running_loop()
+        until = self._waiting[0].arrived + self._max_delay_s
+        while self._waiting and len(self._waiting) < self._max_batch and loop.time() < until:
+            self._arrival.clear()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._arrival.wait()
+            except TimeoutError:
+                return
+
+    def _take(self) -> list[_Ticket[Item, Result]]:
+        """The next batch: the oldest items whose clients still want an answer and can still get one in time."""
+        now = asyncio.get_running_loop().time()
+        batch: list[_Ticket[Item, Result]] = []
+        while self._waiting and len(batch) < self._max_batch:
+            ticket = self._waiting.popleft()
+            if ticket.future.done():
+                continue
+            if ticket.deadline is not None and ticket.deadline <= now:
+                ticket.future.set_exception(DeadlinePassed())
+            else:
+                batch.append(ticket)
+        self._on_depth(len(self._waiting))
+        return batch
+
+    async def _answer(self, batch: list[_Ticket[Item, Result]]) -> None:
+        loop = asyncio.get_running_loop()
+        queued_s = tuple(loop.time() - ticket.arrived for ticket in batch)
+        started = time.perf_counter()
+        outcome: Sequence[Result] | PoseError
+        try:
+            outcome = await loop.run_in_executor(self._thread, self._run, [ticket.item for ticket in batch])
+            if len(outcome) != len(batch):
+                outcome = ModelError(f"the network gave {len(outcome)} results for {len(batch)} items")
+        except Exception as error:
+            outcome = error if isinstance(error, PoseError) else ModelError("the network failed")
+            outcome.__cause__ = error if outcome is not error else None
+        ran_s = time.perf_counter() - started
+        self._on_batch(BatchReport(len(batch), queued_s, ran_s, not isinstance(outcome, PoseError)))
+        for index, ticket in enumerate(batch):
+            if ticket.future.done():
+                continue
+            if isinstance(outcome, PoseError):
+                ticket.future.set_exception(outcome)
+            else:
+                ticket.future.set_result((outcome[index], queued_s[index], ran_s))
+
+    def _forget_cancelled(self) -> None:
+        self._waiting = deque(ticket for ticket in self._waiting if not ticket.future.done())

@@ -1,0 +1,92 @@
+"""What an operator can set: environment variables POSE_* and a `.env` file. Nothing is read at import."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.errors import StartError
+
+PREFIX = "POSE_"
+WEIGHTS = Path(__file__).parent.parent / "weights"
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default and its unit. `Settings.load()` reads the environment and refuses strangers."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, validate_default=True
+    )
+
+    host: str = Field("0.0.0.0", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least important log line")
+
+    pose_model: Path = Field(WEIGHTS / "pose.onnx", description="ONNX file of the pose network")
+    detector_model: Path = Field(WEIGHTS / "detector.onnx", description="ONNX file of the person detector")
+    provider: Literal["auto", "cuda", "tensorrt", "cpu"] = Field("auto", description="where the networks run")
+    intra_op_threads: int = Field(0, ge=0, description="CPU threads per network; 0: what the container may use")
+
+    max_batch: Count = Field(16, description="crops or pictures in one run of a network")
+    max_delay_ms: float = Field(
+        2.0, ge=0, allow_inf_nan=False, description="longest wait for company in a batch, while the network is busy"
+    )
+    max_waiting: Count = Field(256, description="crops or pictures in a queue before clients are told to come back")
+
+    max_body_bytes: Count = Field(20_000_000, description="bytes in a request's body")
+    max_pixels: Count = Field(50_000_000, description="pixels in a picture")
+    max_people: Count = Field(50, description="people in a picture, whatever the client asks")
+    max_images: Count = Field(8, description="pictures in a request")
+    request_deadline_ms: Count = Field(10_000, description="time to answer, from the last byte of the body")
+    body_timeout_s: Seconds = Field(30.0, description="time for a request's body to arrive")
+    api_keys: CommaSeparated = Field((), repr=False, description="accepted keys, comma-separated; empty: open to all")
+    rate_limit_per_minute: int = Field(0, ge=0, description="requests of one client; 0: no limit")
+
+    stream_max_sessions: Count = Field(64, description="streams at a time")
+    stream_max_sessions_per_address: Count = Field(8, description="streams at a time from one address")
+    stream_max_message_bytes: Count = Field(4_000_000, description="bytes in one message of a stream")
+    stream_idle_timeout_s: Seconds = Field(30.0, description="silence after which a stream is closed")
+    stream_max_age_s: Seconds = Field(3600.0, description="age at which a stream is closed")
+    stream_send_timeout_s: Seconds = Field(5.0, description="time a client has to take an answer")
+    stream_detect_every_frames: Count = Field(15, description="frames between two runs of the detector")
+    stream_allowed_origins: CommaSeparated = Field(
+        (), description="other web origins that may open streams, comma-separated; * for all; empty: the service's own"
+    )
+
+    @model_validator(mode="after")
+    def _one_picture_fits_the_queue(self) -> "Settings":
+        if self.max_waiting < self.max_people:
+            raise ValueError(f"max_waiting ({self.max_waiting}) must hold one picture's max_people ({self.max_people})")
+        return self
+
+    @classmethod
+    def load(cls, **overrides: Any) -> "Settings":
+        """Settings from the environment, `.env` and `overrides` (these win). Raises StartError in one line."""
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        given = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
+        strangers = sorted(name for name in given if name.startswith(PREFIX) and name not in known)
+        if strangers:
+            raise StartError(f"unknown setting {', '.join(strangers)}")
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise StartError("; ".join(_sentence(fault) for fault in error.errors())) from None
+
+
+def _sentence(fault: Any) -> str:
+    name = PREFIX + "_".join(str(part) for part in fault["loc"][:1]).upper() if fault["loc"] else "settings"
+    given = f" (got {fault['input']!r})" if fault["loc"] and "API_KEYS" not in name else ""
+    return f"{name}: {fault['msg']}{given}"
