@@ -44,7 +44,9 @@ execution_provider = Gauge(
     ["model", "provider"],
     multiprocess_mode="livemax",
 )
-build = Gauge("pose_build_info", "1, labelled with the versions", ["version", "onnxruntime"], multiprocess_mode="livemax")
+build = Gauge(
+    "pose_build_info", "1, labelled with the versions", ["version", "onnxruntime"], multiprocess_mode="livemax"
+)
 
 
 class GpuCollector(Collector):

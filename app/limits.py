@@ -1,0 +1,95 @@
+"""Two small ASGI middlewares: the body limit, and the record (request id, metrics, log line) of every request."""
+
+import re
+import time
+import uuid
+from typing import Any
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import metrics
+from app.errors import TooLarge
+
+log = structlog.get_logger("app.access")
+
+SAFE_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+
+
+class BodyLimit:
+    """Refuses bodies of more than `max_bytes` with TooLarge, counted as they arrive: Content-Length may lie.
+
+    The error is raised where the route reads the body, so it is answered like every other one.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        claimed = Headers(scope=scope).get("content-length", "")
+        received = int(claimed) if claimed.isdecimal() and int(claimed) > self._max_bytes else 0
+
+        async def counted() -> Message:
+            nonlocal received
+            if received <= self._max_bytes:
+                message = await receive()
+                received += len(message.get("body", b""))
+            else:
+                message = {}
+            if received > self._max_bytes:
+                raise TooLarge(f"the request's body has more than the {self._max_bytes} bytes allowed")
+            return message
+
+        await self._app(scope, counted, send)
+
+
+class Record:
+    """Gives every HTTP request an id (X-Request-ID), counts and times it, and writes one log line."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        wished = Headers(scope=scope).get("x-request-id", "")
+        request_id = wished if SAFE_ID.fullmatch(wished) else uuid.uuid4().hex
+        started = time.perf_counter()
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            took_s = time.perf_counter() - started
+            endpoint = endpoint_of(scope)
+            metrics.requests.labels(endpoint, str(status or 499)).inc()  # 499: the client left before the answer
+            metrics.request_seconds.labels(endpoint).observe(took_s)
+            client = scope["client"][0] if scope.get("client") else None
+            log.info(
+                "request",
+                id=request_id,
+                client=client,
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                ms=round(took_s * 1e3, 2),
+            )
+
+
+def endpoint_of(scope: Scope) -> str:
+    """The matched route's template: a bounded set, whatever paths clients invent."""
+    route: Any = scope.get("route")
+    return str(getattr(route, "path", "") or "static") if route is not None else "unknown"

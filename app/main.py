@@ -1,0 +1,110 @@
+"""The web application: routes, stream, page, errors, and a pipeline that lives as long as the application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import health, metrics, routes
+from app.access import RateLimit
+from app.errors import BadParameter, PoseError
+from app.limits import BodyLimit, Record
+from app.pipeline import Pipeline
+from app.settings import Settings
+from app.stream import router as stream_router
+
+PAGE = Path(__file__).parent.parent / "static"
+DESCRIPTION = "Human pose estimation: 17 COCO keypoints of everybody in a picture, or in each frame of a stream."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service with these settings. Its lifespan loads and warms the networks (StartError if that fails)."""
+    app = FastAPI(title="okdhp", version=metrics.package_version(), description=DESCRIPTION, lifespan=_lifespan)
+    app.state.settings = settings
+    app.state.rate_limit = RateLimit(settings.rate_limit_per_minute)
+    app.include_router(routes.router)
+    app.include_router(health.router)
+    app.include_router(stream_router)
+    # The page answers what no route does. Mounted at "/" it would also take GET /pose, which is a 405.
+    app.router.default = StaticFiles(directory=PAGE, html=True)
+    app.add_exception_handler(PoseError, _pose_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _bug)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Record)
+    app.add_middleware(OneLineStart)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    pipeline = Pipeline(app.state.settings)
+    await pipeline.warm()
+    app.state.pipeline = pipeline
+    metrics.build.labels(metrics.package_version(), onnxruntime.__version__).set(1)
+    if any(network.engine.provider != "cpu" for network in pipeline.networks.values()):
+        metrics.watch_gpu()
+    yield
+    await pipeline.close()
+
+
+def problem(error: PoseError) -> Response:
+    """The answer for `error`, counted."""
+    metrics.rejected.labels(error.reason).inc()
+    body = orjson.dumps(error.problem())
+    return Response(body, error.status, error.headers(), media_type="application/problem+json")
+
+
+async def _pose_error(request: Request, error: Any) -> Response:
+    return problem(error)
+
+
+async def _invalid(request: Request, error: Any) -> Response:
+    faults = [f"{'.'.join(str(part) for part in fault['loc'][1:])}: {fault['msg']}" for fault in error.errors()]
+    return problem(BadParameter("; ".join(faults)[:1000]))
+
+
+async def _http_error(request: Request, error: Any) -> Response:
+    """What the framework refuses: unknown paths, wrong methods, broken forms."""
+    answer = PoseError(str(error.detail))
+    answer.status = error.status_code
+    answer.title = {404: "Not found", 405: "Method not allowed"}.get(error.status_code, "Bad request")
+    answer.reason = {404: "not_found", 405: "method"}.get(error.status_code, "bad_request")
+    response = problem(answer)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    metrics.rejected.labels("disconnected").inc()
+    return Response(status_code=499)  # for the log: nobody is there to read it
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    return problem(PoseError("this is our mistake; the log has the details"))
+
+
+class OneLineStart:
+    """When the start fails, tell the server the reason in one line; the traceback helps no operator."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def shortened(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                message = {**message, "message": message["message"].strip().splitlines()[-1]}
+            await send(message)
+
+        await self._app(scope, receive, shortened if scope["type"] == "lifespan" else send)

@@ -1,0 +1,60 @@
+"""Draw people into a picture."""
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+
+from app.geometry import Image
+from app.pipeline import Person
+from app.skeleton import KEYPOINT_NAMES, LIMBS
+
+LEFT, RIGHT, MIDDLE = (255, 138, 42), (46, 196, 255), (154, 230, 96)  # RGB; the person's own left and right
+OUTLINE = (20, 24, 32)
+MIN_KEYPOINT_SCORE = 0.3
+SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 of a pixel
+
+
+def draw(image: Image, people: Iterable[Person], *, min_keypoint_score: float = MIN_KEYPOINT_SCORE) -> Image:
+    """A copy of `image` with each person's skeleton; keypoints under `min_keypoint_score` and their limbs are left out.
+
+    Orange is the person's left, blue the right, green the middle; the thickness follows the person's size.
+    """
+    canvas = np.ascontiguousarray(image.copy())
+    for person in people:
+        thickness = _thickness(person)
+        seen = person.keypoint_scores >= min_keypoint_score
+        limbs = [limb for limb in LIMBS if seen[limb[0]] and seen[limb[1]]]
+        for extra, only_outline in ((max(2, thickness // 2), True), (0, False)):
+            for start, end in limbs:
+                colour = OUTLINE if only_outline else _colour(start, end)
+                ends = _fixed(person.keypoints[start]), _fixed(person.keypoints[end])
+                cv2.line(canvas, *ends, colour, thickness + extra, cv2.LINE_AA, SUBPIXEL_BITS)
+        for index in np.flatnonzero(seen).tolist():
+            centre, radius = _fixed(person.keypoints[index]), max(2, round(thickness * 0.9)) << SUBPIXEL_BITS
+            cv2.circle(canvas, centre, radius, _colour(index, index), -1, cv2.LINE_AA, SUBPIXEL_BITS)
+            cv2.circle(canvas, centre, radius, OUTLINE, max(1, thickness // 4), cv2.LINE_AA, SUBPIXEL_BITS)
+    return canvas
+
+
+def to_jpeg(image: Image, quality: int = 90) -> bytes:
+    """`image` (H, W, 3) RGB as a JPEG file."""
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert ok, "OpenCV encodes any RGB picture"
+    return data.tobytes()
+
+
+def _thickness(person: Person) -> int:
+    width, height = person.box_xyxy[2:] - person.box_xyxy[:2]
+    return int(np.clip(max(width, height) / 90, 2, 12))
+
+
+def _colour(start: int, end: int) -> tuple[int, int, int]:
+    sides = {KEYPOINT_NAMES[index].partition("_")[0] for index in (start, end)} - {"nose"}
+    return {"left": LEFT, "right": RIGHT}[sides.pop()] if len(sides) == 1 else MIDDLE
+
+
+def _fixed(point: np.ndarray) -> tuple[int, int]:
+    """Fixed-point for OpenCV, whose integer coordinates are pixel centres; kept within what its integers hold."""
+    x, y = np.clip((np.asarray(point, np.float64) - 0.5) * (1 << SUBPIXEL_BITS), -(2**20), 2**20).round().tolist()
+    return int(x), int(y)

@@ -1,0 +1,140 @@
+"""The HTTP side: POST /pose, health, models, metrics."""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Request, Response, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+
+from app import formats, metrics, render
+from app.access import check_key, given_key
+from app.bodies import read_pictures
+from app.errors import BadParameter, SlowBody
+from app.geometry import Image
+from app.models import Network
+from app.pipeline import Options, People, Pipeline, before
+from app.schemas import ImageBody, PoseAnswer, PoseAnswers, PoseParameters, Problem
+from app.settings import Settings
+
+router = APIRouter()
+T = TypeVar("T")
+
+PICTURE = {"schema": {"type": "string", "format": "binary"}}
+FORM = {
+    "type": "object",
+    "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+    "required": ["image"],
+}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": FORM},
+            "application/json": {"schema": ImageBody.model_json_schema()},
+            **{f"image/{kind}": PICTURE for kind in ("jpeg", "png", "webp")},
+        },
+    }
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
+    for status, text in {
+        400: "Not a picture, truncated, or damaged",
+        401: "API key missing or wrong",
+        408: "The body took too long to arrive",
+        413: "Too many bytes, pixels or pictures",
+        415: "Not JPEG, PNG or WebP",
+        422: "Unknown option, or one out of range",
+        429: "Too many requests of this client; see Retry-After",
+        500: "Inference failed",
+        503: "Queue full, or shutting down; see Retry-After",
+        504: "No answer within the time allowed",
+    }.items()
+}
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    """`content` as JSON."""
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+async def admit(request: Request) -> None:
+    """Let in who has a key, and not too often. Raises Unauthorized or RateLimited."""
+    settings: Settings = request.app.state.settings
+    key = given_key(request.headers)
+    check_key(key, settings.api_keys)
+    address = request.client.host if request.client else "unknown"
+    request.app.state.rate_limit.take(key if settings.api_keys else address)
+
+
+@router.post(
+    "/pose",
+    dependencies=[
+        Depends(admit),
+        Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
+        Security(HTTPBearer(auto_error=False)),
+    ],
+    response_model=PoseAnswer | PoseAnswers,
+    responses={200: {"content": {"image/jpeg": PICTURE}}, **PROBLEMS},
+    openapi_extra=BODY,
+)
+async def pose(request: Request, parameters: Annotated[PoseParameters, Query()]) -> Response:
+    """The people in one or several pictures: 17 COCO keypoints each, in pixels of the upright picture."""
+    settings: Settings = request.app.state.settings
+    pipeline: Pipeline = request.app.state.pipeline
+    options = parameters.options(settings)
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            pictures = await read_pictures(request, settings.max_images)
+    except TimeoutError:
+        raise SlowBody(f"the body did not arrive within {settings.body_timeout_s:g} seconds") from None
+    if parameters.render == "jpeg" and len(pictures) > 1:
+        raise BadParameter("render=jpeg takes one picture at a time")
+    deadline = asyncio.get_running_loop().time() + settings.request_deadline_ms / 1000
+    async with before(deadline):
+        answers = await _side_by_side([estimate(pipeline, data, options, deadline) for data in pictures])
+    if parameters.render == "jpeg":
+        image, result = answers[0]
+        drawn = await asyncio.to_thread(lambda: render.to_jpeg(render.draw(image, result.people)))
+        return Response(drawn, media_type="image/jpeg")
+    return json_response(_shaped(answers, parameters.format, pipeline.networks))
+
+
+async def estimate(pipeline: Pipeline, data: bytes, options: Options, deadline: float) -> tuple[Image, People]:
+    """One picture from its bytes to its people; `timing_ms` has each stage and the total."""
+    started = time.perf_counter()
+    image = await pipeline.decode(data)
+    decoded = time.perf_counter()
+    result = await pipeline.people(image, options, deadline)
+    total_ms = (time.perf_counter() - started) * 1e3
+    timing_ms = {"decode": (decoded - started) * 1e3, **result.timing_ms, "total": total_ms}
+    return image, People(result.people, timing_ms)
+
+
+async def _side_by_side(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all `works`; the first error ends them all."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _shaped(answers: list[tuple[Image, People]], format: str, networks: dict[str, Network]) -> Any:
+    """One picture: its answer. Several: {"results": [...]}, but COCO results are one list, told apart by image_id."""
+    if format == "coco":
+        return [row for index, (_, found) in enumerate(answers) for row in formats.coco(found.people, index)]
+    if format == "openpose":
+        shaped = [formats.openpose(found.people) for _, found in answers]
+    else:
+        shaped = [formats.native(image, found.people, networks, found.timing_ms) for image, found in answers]
+    return shaped[0] if len(shaped) == 1 else {"results": shaped}
+
+
+@router.get("/metrics", response_class=Response)
+async def prometheus() -> Response:
+    """Every metric, in Prometheus's text format."""
+    return Response(await asyncio.to_thread(metrics.exposition), media_type=metrics.CONTENT_TYPE)

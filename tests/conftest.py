@@ -1,0 +1,113 @@
+"""What the tests share: tiny networks, pictures of bright "people", a real server on a real port."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+import tiny
+import uvicorn
+from numpy.typing import NDArray
+
+from app.main import create_app
+from app.settings import Settings
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the developer's environment nor a .env file changes what a test sees."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("POSE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Paths of the tiny networks, as settings: pose_model and detector_model."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "pose_model": tiny.make_pose(folder / "pose.onnx"),
+        "detector_model": tiny.make_detector(folder / "detector.onnx"),
+    }
+
+
+@pytest.fixture(scope="session")
+def real_models() -> dict[str, Path]:
+    """Paths of the bundled weights; skips where they are not built yet."""
+    models = {"pose_model": WEIGHTS / "pose.onnx", "detector_model": WEIGHTS / "detector.onnx"}
+    missing = [path.name for path in models.values() if not path.is_file()]
+    if missing:
+        pytest.skip(f"weights/{' and weights/'.join(missing)} not there yet")
+    return models
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running service: its address, its application, and a client for it."""
+
+    url: str
+    app: Any
+    client: httpx.Client
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample of /metrics; 0 when it was never counted."""
+        wanted = {f'{key}="{value}"' for key, value in labels.items()}
+        for line in self.client.get("/metrics").text.splitlines():
+            sample, _, value = line.rpartition(" ")
+            if sample.partition("{")[0] == name and wanted <= set(sample.partition("{")[2].rstrip("}").split(",")):
+                return float(value)
+        return 0.0
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[Server]:
+    """The service on a free port, in a thread, until the block ends."""
+    app = create_app(settings)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="websockets-sansio")
+    server = uvicorn.Server(config)
+    socket = config.bind_socket()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
+    thread.start()
+    url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+    try:
+        transport = httpx.HTTPTransport(retries=0)
+        with httpx.Client(base_url=url, timeout=30, transport=transport) as client:
+            client.get("/livez")  # the socket listens already: this waits in its backlog until the start is over
+            yield Server(url, app, client)
+    finally:
+        server.should_exit = True
+        thread.join()
+        socket.close()
+
+
+@pytest.fixture(scope="session")
+def server(tiny_models: dict[str, Path]) -> Iterator[Server]:
+    """One service with the tiny networks, shared by the tests that don't change it."""
+    with running(Settings(provider="cpu", **tiny_models)) as running_server:  # type: ignore[arg-type]
+        yield running_server
+
+
+def picture(width: int = 120, height: int = 90, boxes: tuple[tuple[int, int, int, int], ...] = ()) -> NDArray[np.uint8]:
+    """A dark RGB picture (height, width, 3) with a white rectangle, a tiny network's idea of a person, per box x1, y1, x2, y2."""
+    image = np.full((height, width, 3), 30, np.uint8)
+    for x1, y1, x2, y2 in boxes:
+        image[y1:y2, x1:x2] = 255
+    return image
+
+
+def encoded(image: NDArray[np.uint8], extension: str = ".png") -> bytes:
+    """`image` as a PNG, JPEG or WebP file."""
+    ok, data = cv2.imencode(extension, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    assert ok
+    return data.tobytes()
