@@ -1,0 +1,5 @@
+"""WebSocket /stream."""
+
+from fastapi import APIRouter
+
+router = APIRouter()
