@@ -1,0 +1,86 @@
+"""Self-contained ONNX files: uint8 pictures in, keypoints or boxes out, normalisation and decoding in the graph."""
+
+import hashlib
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.decode import decode_centres, decode_heatmaps
+from model.layers import fuse
+from model.okdhp import OKDHP
+
+OPSET = 18
+TOP_K = 50
+
+
+class DeployedPose(nn.Module):
+    """crops (N, H, W, 3) uint8 RGB -> keypoints (N, K, 2) x, y in crop pixels, scores (N, K) in 0..1."""
+
+    inputs, outputs = "crops", ("keypoints", "scores")
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        heatmaps = self.network(crops.permute(0, 3, 1, 2).float()).final
+        return decode_heatmaps(heatmaps, crops.shape[1] / heatmaps.shape[2])
+
+
+class DeployedDetector(nn.Module):
+    """images (N, H, W, 3) uint8 RGB, letterboxed -> boxes (N, TOP_K, 4) xyxy in input pixels, scores (N, TOP_K), best first."""
+
+    inputs, outputs = "images", ("boxes", "scores")
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.network(images.permute(0, 3, 1, 2).float())
+        return decode_centres(found.final, found.boxes, images.shape[1] / found.final.shape[2], TOP_K)
+
+
+Deployed = DeployedPose | DeployedDetector
+
+
+def deploy(model: OKDHP, branch: str, task: str) -> Deployed:
+    """Trunk and one branch of `model` as the deployed graph, re-parameterised. `model` itself is changed: pass a copy."""
+    network = fuse(model.deployed(branch)).eval()
+    return DeployedPose(network) if task == "pose" else DeployedDetector(network)
+
+
+def export_onnx(deployed: Deployed, size_hw: tuple[int, int], path: Path) -> None:
+    """Write `deployed` for inputs (N, *size_hw, 3) uint8, N free, to `path`; the file is checked before it is kept."""
+    example = torch.zeros(2, *size_hw, 3, dtype=torch.uint8)
+    program = torch.onnx.export(
+        deployed,
+        (example,),
+        input_names=[deployed.inputs],
+        output_names=list(deployed.outputs),
+        opset_version=OPSET,
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        verbose=False,
+    )
+    assert program is not None
+    program.optimize()
+    proto = program.model_proto
+    onnx.checker.check_model(proto, full_check=True)
+    path.write_bytes(proto.SerializeToString())
+
+
+def cost(deployed: Deployed, size_hw: tuple[int, int]) -> dict[str, float]:
+    """Multiply-adds in 1e9 and parameters of the deployed graph for one input."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        deployed(torch.zeros(1, *size_hw, 3, dtype=torch.uint8))
+    parameters = sum(parameter.numel() for parameter in deployed.parameters())
+    return {"gmacs": round(counter.get_total_flops() / 2e9, 4), "parameters": parameters}
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

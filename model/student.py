@@ -1,0 +1,123 @@
+"""The light student: a plain-convolution encoder shared by all branches, and a light top-down decoder per branch.
+
+On CPUs and GPUs alike a plain 3x3 convolution runs near the hardware's limit where depthwise and shuffled ones do not
+(benchmarks/latency.py), so the network spends its multiply-adds on few, dense layers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.layers import RepConv
+from model.outputs import BranchOutput, TrunkOutput
+
+
+PIXEL_SCALE = 64.0  # a factor and no offset: export folds it into the first kernel, borders included
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Channels at strides 2, 4, 8, 16, 32 and how many further convolutions follow each downsampling one."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    depths: tuple[int, ...] = (0, 0, 2, 3, 2)
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Channels at strides 16, 8 (and 4) on the way up, and convolutions at each; three widths end at stride 4."""
+
+    widths: tuple[int, ...] = (96, 64, 32)
+    depth: int = 1
+
+
+class Encoder(nn.Module):
+    """Pictures (B, 3, H, W), float 0..255 RGB, H and W divisible by 32 -> features at strides 32, 16, 8, 4."""
+
+    def __init__(self, config: EncoderConfig = EncoderConfig()) -> None:
+        super().__init__()
+        self.config = config
+        channels = 3
+        self.stages = nn.ModuleList()
+        for width, depth in zip(config.widths, config.depths, strict=True):
+            blocks = [RepConv(channels, width, stride=2), *(RepConv(width, width) for _ in range(depth))]
+            self.stages.append(nn.Sequential(*blocks))
+            channels = width
+        self.stem_channels = config.widths[2]
+
+    def forward(self, images: Tensor) -> TrunkOutput:
+        x = images / PIXEL_SCALE
+        pyramid = []
+        for stage in self.stages:
+            x = stage(x)
+            pyramid.append(x)
+        return TrunkOutput(stem=pyramid[2], features=tuple(reversed(pyramid[1:])))
+
+
+class Decoder(nn.Module):
+    """Encoder features -> what a head needs, top-down with additive skips; (B, widths[-1], H/s, W/s) out."""
+
+    def __init__(self, config: DecoderConfig, encoder: EncoderConfig) -> None:
+        super().__init__()
+        coarse_to_fine = list(reversed(encoder.widths))
+        self.entry = nn.Conv2d(coarse_to_fine[0], config.widths[0], 1)
+        self.skips = nn.ModuleList()
+        self.blocks = nn.ModuleList()
+        self.steps = nn.ModuleList()
+        for level, width in enumerate(config.widths):
+            self.skips.append(nn.Conv2d(coarse_to_fine[level + 1], width, 1))
+            self.blocks.append(nn.Sequential(*(RepConv(width, width) for _ in range(config.depth))))
+            following = config.widths[level + 1] if level + 1 < len(config.widths) else None
+            self.steps.append(nn.Conv2d(width, following, 1) if following else nn.Identity())
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        x = self.entry(features[0])
+        for feature, skip, block, step in zip(features[1:], self.skips, self.blocks, self.steps, strict=False):
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest") + skip(feature)
+            x = step(block(x))
+        return x
+
+
+class PoseBranch(nn.Module):
+    """One pose estimator on the shared encoder: heatmaps (B, num_keypoints, H/4, W/4), about 0..1."""
+
+    def __init__(self, config: DecoderConfig, encoder: EncoderConfig, num_keypoints: int = 17) -> None:
+        super().__init__()
+        self.decoder = Decoder(config, encoder)
+        self.head = nn.Conv2d(config.widths[-1], num_keypoints, 1)
+        nn.init.normal_(self.head.weight, std=0.001)
+        nn.init.zeros_(_bias(self.head))
+
+    def forward(self, features: tuple[Tensor, ...]) -> BranchOutput:
+        return BranchOutput(final=self.head(self.decoder(features)))
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
+PRIOR = 0.01  # a detector starts by believing that one cell in a hundred is a person (Lin et al., ICCV 2017)
+
+
+class DetectorBranch(nn.Module):
+    """One person detector on the shared encoder (CenterNet: Zhou et al., 2019), at the decoder's stride s.
+
+    `final` (B, 1, H/s, W/s) is the probability 0..1 that a person's box is centred in the cell; `boxes` (B, 4, H/s, W/s)
+    holds the box centre's offset from the cell's centre (x, y, in cells) and the logarithm of its size (w, h, in cells).
+    """
+
+    def __init__(self, config: DecoderConfig, encoder: EncoderConfig) -> None:
+        super().__init__()
+        width = config.widths[-1]
+        self.decoder = Decoder(config, encoder)
+        self.centre = nn.Conv2d(width, 1, 1)
+        self.boxes = nn.Sequential(RepConv(width, width), nn.Conv2d(width, 4, 1))
+        nn.init.normal_(self.centre.weight, std=0.001)
+        nn.init.constant_(_bias(self.centre), float(torch.logit(torch.tensor(PRIOR))))
+
+    def forward(self, features: tuple[Tensor, ...]) -> BranchOutput:
+        x = self.decoder(features)
+        return BranchOutput(final=torch.sigmoid(self.centre(x).float()), boxes=self.boxes(x).float())

@@ -1,0 +1,1 @@
+"""Online knowledge distillation of pose students and person detectors."""

@@ -1,0 +1,36 @@
+"""Checkpoints that are either whole or absent."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the reason."""
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` beside `path`, flush it to the disk, then rename: a killed writer or a full disk leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU. Raises CheckpointError for anything that is not one."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen unrelated types for a broken file
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+    if not isinstance(content, dict) or "recipe" not in content or "model" not in content:
+        raise CheckpointError(f"{path}: not a checkpoint of this project")
+    return content

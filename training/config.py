@@ -1,0 +1,162 @@
+"""A recipe: everything that decides what a training run learns, as values in a TOML file."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from model.fau import FauForm
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be trained; the message names the key, what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training at one input size. Small inputs first: a quarter of the pixels costs a quarter."""
+
+    epochs: int
+    height: int
+    width: int
+    batch: int = 64
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One branch of the student: its decoder's channels from coarse to fine, and convolutions per level."""
+
+    name: str
+    widths: tuple[int, ...] = (96, 64, 32)
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The shared encoder: channels and further convolutions at strides 2, 4, 8, 16, 32."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    depths: tuple[int, ...] = (0, 0, 2, 3, 2)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of a training picture. Probabilities 0..1; the rest are half-widths around "unchanged"."""
+
+    flip: float = 0.5
+    scale: float = 0.35  # factor in [1 / (1 + scale), 1 + scale]
+    rotation_deg: float = 45.0
+    rotation: float = 0.6
+    shift: float = 0.1  # of the box's longer side
+    half_body: float = 0.3
+    occlusion: float = 0.4
+    colour: float = 0.4
+    low_light: float = 0.1
+    noise: float = 0.1
+    blur: float = 0.1
+    mosaic: float = 0.5  # detector only: four pictures in one
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. `kept` is the branch that is evaluated as the student and exported."""
+
+    name: str
+    task: str  # "pose" or "detector"
+    stages: tuple[Stage, ...]
+    branches: tuple[Branch, ...] = (Branch("a"), Branch("b"), Branch("c"))
+    kept: str = "a"
+    encoder: Encoder = Encoder()
+    fau: FauForm = "slim"
+    augment: Augment = field(default_factory=Augment)
+    seed: int = 0
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    warmup_epochs: float = 1.0
+    ema_decay: float = 0.999
+    sigma: float = 2.0  # of the target Gaussian, in heatmap cells at the last stage's size
+    ensemble_weight: float = 1.0
+    hard_kl_weight: float = 0.2  # KL from the annotated heatmaps: ends the plateau in which MSE predicts nothing at all
+    kd_weight: float = 2.0
+    kd_ramp: float = 0.6  # share of the run over which the KL's weight rises to kd_weight
+    temperature: float = 0.1
+    box_weight: float = 2.0
+    holdout: float = 0.04  # share of the training pictures kept aside to choose the branch and watch the run
+
+    def __post_init__(self) -> None:
+        names = [branch.name for branch in self.branches]
+        _require(self.task in ("pose", "detector"), f"task must be pose or detector, got {self.task!r}")
+        _require(len(self.stages) > 0, "a recipe needs at least one [[stages]]")
+        _require(len(names) > 0 and len(set(names)) == len(names), f"branches need distinct names, got {names}")
+        _require(self.kept in names, f"kept must be one of the branches {names}, got {self.kept!r}")
+        _require(self.fau in get_args(FauForm), f"fau must be one of {get_args(FauForm)}, got {self.fau!r}")
+        _require(0 <= self.holdout < 0.5, f"holdout must be in [0, 0.5), got {self.holdout}")
+        _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
+        levels = {len(branch.widths) for branch in self.branches}
+        _require(len(levels) == 1, "all branches must end at one resolution: give each the same number of widths")
+        _require(1 <= min(levels) <= 3, "a branch has 1 to 3 widths: it ends at stride 16, 8 or 4")
+        _require(len(self.encoder.widths) == len(self.encoder.depths) == 5, "an encoder has 5 widths and 5 depths")
+        for stage in self.stages:
+            whole = stage.height % 32 == 0 and stage.width % 32 == 0
+            _require(whole, f"input sides must be divisible by 32, got {stage.height}x{stage.width}")
+            _require(stage.epochs > 0 and stage.batch > 1, f"epochs must be > 0 and batch > 1, got {stage}")
+
+    @property
+    def epochs(self) -> int:
+        """Epochs over all stages."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def stage_of(self, epoch: int) -> Stage:
+        """The stage that epoch 0..epochs-1 belongs to."""
+        for stage in self.stages:
+            if epoch < stage.epochs:
+                return stage
+            epoch -= stage.epochs
+        raise IndexError("epoch past the last stage")
+
+
+def _require(truth: bool, message: str) -> None:
+    if not truth:
+        raise RecipeError(message)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a TOML recipe. Raises RecipeError for unknown keys, wrong types and impossible values, naming the file."""
+    try:
+        values = tomllib.loads(path.read_text())
+        recipe: Recipe = _build(Recipe, values, "")
+    except (OSError, tomllib.TOMLDecodeError, RecipeError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return recipe
+
+
+def recipe_from_dict(values: dict[str, Any]) -> Recipe:
+    """The inverse of dataclasses.asdict, for recipes stored in checkpoints."""
+    recipe: Recipe = _build(Recipe, values, "")
+    return recipe
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Make a `kind` of plain TOML values; the error names `where`."""
+    if dataclasses.is_dataclass(kind):
+        _require(isinstance(value, dict), f"{where or 'the recipe'} must be a table")
+        hints = get_type_hints(kind)
+        unknown = sorted(set(value) - set(hints))
+        _require(not unknown, f"unknown key {where}{unknown[0] if unknown else ''}; known are {', '.join(hints)}")
+        missing = [
+            f.name
+            for f in dataclasses.fields(kind)
+            if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
+        _require(not missing, f"missing key {where}{missing[0] if missing else ''}")
+        return kind(**{key: _build(hints[key], item, f"{where}{key}.") for key, item in value.items()})  # type: ignore[operator]
+    label = where.rstrip(".")
+    if get_origin(kind) is tuple:
+        _require(isinstance(value, list | tuple), f"{label} must be a list, got {value!r}")
+        return tuple(_build(get_args(kind)[0], item, where) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    expected = str if kind is FauForm else kind
+    _require(type(value) is expected, f"{label} must be {expected.__name__}, got {value!r}")
+    return value

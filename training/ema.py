@@ -1,0 +1,29 @@
+"""Exponential moving average of a network: the model that is evaluated and exported."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """Keeps `model`, a copy whose weights follow the trained one's.
+
+    The decay grows from 0 towards `decay` with the number of updates, so that early averages are not dominated by the
+    random start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards `model`; counters and other integers are copied."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        averaged, current = self.model.state_dict(), model.state_dict()
+        floats = [name for name, value in averaged.items() if value.is_floating_point()]
+        torch._foreach_lerp_([averaged[name] for name in floats], [current[name] for name in floats], 1 - decay)
+        for name in averaged.keys() - set(floats):
+            averaged[name].copy_(current[name])

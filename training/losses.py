@@ -1,0 +1,57 @@
+"""Loss terms, each a scalar over a batch; every one has a slow, obvious twin in the tests."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def heatmap_mse(heatmaps: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Squared error of heatmaps (B, K, H, W) over the labelled keypoints, `weight` (B, K), relative to the target's energy.
+
+    Predicting zero everywhere costs exactly 1 whatever the resolution and sigma, so that weights carry over between
+    stages of training.
+    """
+    error = (heatmaps.float() - target).square().sum((2, 3)) * weight
+    energy = target.square().sum((2, 3)) * weight
+    return error.sum() / energy.sum().clamp_min(1.0)
+
+
+def pixelwise_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """KL(teacher || student) of the softmax over all pixels at `temperature`, mean over keypoints with weight (OKDHP eq. 5).
+
+    student, teacher (B, K, H, W); weight (B, K). Normalised per counted keypoint, not per pixel: the authors' further
+    division by H*W makes the term all but vanish. Detaching the teacher is the caller's choice.
+    """
+    log_student = torch.log_softmax(student.float().flatten(2) / temperature, dim=2)
+    log_teacher = torch.log_softmax(teacher.float().flatten(2) / temperature, dim=2)
+    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(2)  # (B, K)
+    return (divergence * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def ramp_up(progress: float) -> float:
+    """Consistency ramp exp(-5 (1 - t)^2) for progress t = 0..1, 1 afterwards (Laine and Aila, ICLR 2017; OKDHP sec. 3.3)."""
+    return math.exp(-5.0 * (1.0 - min(max(progress, 0.0), 1.0)) ** 2)
+
+
+def centre_focal(heatmaps: Tensor, target: Tensor, negative_weight: Tensor) -> Tensor:
+    """Penalty-reduced focal loss of centre probabilities (B, 1, H, W), per person (CenterNet eq. 1; alpha 2, beta 4).
+
+    negative_weight (B,): below 1 where not every person of a picture is annotated.
+    """
+    p = heatmaps.float().clamp(1e-4, 1 - 1e-4)
+    positive = (target > 0.999).float()
+    hit = -torch.log(p) * (1 - p) ** 2 * positive
+    miss = -torch.log(1 - p) * p**2 * (1 - target) ** 4 * (1 - positive) * negative_weight[:, None, None, None]
+    return (hit.sum() + miss.sum()) / positive.sum().clamp_min(1.0)
+
+
+def giou_loss(boxes: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """1 - generalised IoU of boxes (..., 4) xyxy, weighted mean (Rezatofighi et al., CVPR 2019)."""
+    left_top = torch.maximum(boxes[..., :2], target[..., :2])
+    right_bottom = torch.minimum(boxes[..., 2:], target[..., 2:])
+    overlap = (right_bottom - left_top).clamp_min(0).prod(-1)
+    union = (boxes[..., 2:] - boxes[..., :2]).prod(-1) + (target[..., 2:] - target[..., :2]).prod(-1) - overlap
+    hull = (torch.maximum(boxes[..., 2:], target[..., 2:]) - torch.minimum(boxes[..., :2], target[..., :2])).prod(-1)
+    giou = overlap / union.clamp_min(1e-6) - (hull - union) / hull.clamp_min(1e-6)
+    return ((1 - giou) * weight).sum() / weight.sum().clamp_min(1.0)

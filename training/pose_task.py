@@ -1,0 +1,127 @@
+"""Learning keypoints from crops of annotated people: batches, loss terms and evaluation."""
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from app.skeleton import FLIP_INDEX
+from model.decode import decode_heatmaps
+from model.okdhp import OKDHP, Outputs
+from model.student import DecoderConfig, Encoder, EncoderConfig, PoseBranch
+from training.augment import crop_matrices, occlude, person_crops, photometric, transform_points
+from training.config import Recipe, Stage
+from training.data import NUM_KEYPOINTS, Dataset, People
+from training.losses import heatmap_mse, pixelwise_kl
+from training.metrics import measured, oks, oks_share
+from training.targets import keypoint_heatmaps
+
+MIN_TRAINED_POINTS, MIN_TRAINED_HEIGHT_PX = 3, 32
+EVALUATION_BATCH = 64
+
+
+def build_model(recipe: Recipe) -> OKDHP:
+    """The multi-branch network of a pose recipe, freshly initialised."""
+    encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths)
+    branches = {
+        branch.name: PoseBranch(DecoderConfig(branch.widths, branch.depth), encoder, NUM_KEYPOINTS)
+        for branch in recipe.branches
+    }
+    return OKDHP(Encoder(encoder), branches, NUM_KEYPOINTS, recipe.fau)
+
+
+class PoseTask:
+    """Everything the training loop asks about poses. `train` people are learnt from, `held` ones only measured on."""
+
+    score_name = "oks_share"
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, held_pictures: np.ndarray) -> None:
+        self.recipe, self.pictures = recipe, dataset.pictures
+        people = dataset.people
+        labelled, height = people.labelled.sum(1), people.boxes[:, 3] - people.boxes[:, 1]
+        usable = ((labelled >= MIN_TRAINED_POINTS) & (height >= MIN_TRAINED_HEIGHT_PX)).numpy()
+        held = held_pictures[people.picture.numpy()]
+        self.train = people.subset(usable & ~held)
+        self.held = people.subset(held & measured(people.labelled.numpy(), people.boxes.numpy()))
+        finest = recipe.stages[-1]
+        self.sigma_per_height = recipe.sigma / finest.height
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    def build(self) -> OKDHP:
+        return build_model(self.recipe)
+
+    def batch(self, rows: Tensor, stage: Stage, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Augmented crops (B, 3, H, W) float 0..255 and their targets on the pictures' device."""
+        people, size, config = self.train, (stage.height, stage.width), self.recipe.augment
+        keypoints, labelled = people.keypoints[rows], people.labelled[rows]
+        matrices, mirrored = person_crops(people.boxes[rows], keypoints, labelled, size, config, generator)
+        crops = self.pictures.sample(people.picture[rows], matrices, size).float()
+        images = occlude(photometric(crops, config, generator), config, generator)
+        points = transform_points(keypoints, matrices)
+        flip = torch.tensor(FLIP_INDEX)
+        points = torch.where(mirrored[:, None, None], points[:, flip], points)
+        labelled = torch.where(mirrored[:, None], labelled[:, flip], labelled)
+        device = images.device
+        return images, {"keypoints": points.to(device), "labelled": labelled.to(device)}
+
+    def losses(
+        self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float
+    ) -> dict[str, Tensor]:
+        """Named terms; their sum is minimised. A labelled point outside the crop asks for an empty heatmap."""
+        H, W = outputs.ensemble.shape[2:]
+        stride = stage.height // H
+        points, weight = targets["keypoints"], targets["labelled"].float()
+        bounds = torch.tensor([stage.width, stage.height], device=points.device)
+        inside = ((points >= 0) & (points < bounds)).all(2)
+        sigma = self.sigma_per_height * stage.height * 4 / stride
+        target = keypoint_heatmaps(points, inside, (stage.height, stage.width), stride, sigma)
+        visible = weight * inside
+        recipe, soft = self.recipe, outputs.ensemble.detach()
+        terms = {f"mse/shared{i}": heatmap_mse(maps, target, weight) for i, maps in enumerate(outputs.shared)}
+        for name, branch in outputs.branches.items():
+            heatmaps = (*branch.intermediate, branch.final)
+            terms[f"mse/{name}"] = torch.stack([heatmap_mse(maps, target, weight) for maps in heatmaps]).sum()
+            if recipe.hard_kl_weight > 0:
+                hard = [pixelwise_kl(maps, target, visible, recipe.temperature) for maps in heatmaps]
+                terms[f"hard_kl/{name}"] = recipe.hard_kl_weight * torch.stack(hard).sum()
+            if kd_weight > 0 and len(outputs.branches) > 1:
+                kl = [pixelwise_kl(maps, soft, visible, recipe.temperature) for maps in heatmaps]
+                terms[f"kl/{name}"] = kd_weight * torch.stack(kl).sum()
+        if len(outputs.branches) > 1:
+            terms["mse/ensemble"] = recipe.ensemble_weight * heatmap_mse(outputs.ensemble, target, weight)
+        return terms
+
+    def evaluate(self, model: OKDHP, stage: Stage) -> dict[str, float]:
+        """OKS share of every branch and the ensemble on the held-out people."""
+        predictions = predict(model, self.pictures, self.held, (stage.height, stage.width))
+        return {name: share(keypoints, self.held) for name, (keypoints, _) in predictions.items()}
+
+
+def share(keypoints: np.ndarray, people: People) -> float:
+    """OKS share of predicted keypoints (N, 17, 2) for `people`."""
+    similarity = oks(keypoints, people.keypoints.numpy(), people.labelled.numpy(), people.area.numpy())
+    return oks_share(similarity)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, pictures: object, people: People, size_hw: tuple[int, int]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For each branch and "ensemble": keypoints (N, 17, 2) in picture pixels and scores (N, 17), with given boxes.
+
+    Deterministic crops, no flip test.
+    """
+    model.eval()
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for rows in torch.arange(len(people)).split(EVALUATION_BATCH):
+        matrices = crop_matrices(people.boxes[rows], size_hw)
+        images = pictures.sample(people.picture[rows], matrices, size_hw).float()
+        outputs: Outputs = model(images)
+        heatmaps = {name: branch.final for name, branch in outputs.branches.items()} | {"ensemble": outputs.ensemble}
+        linear = torch.linalg.inv(matrices[:, :, :2])
+        back = torch.cat([linear, -linear @ matrices[:, :, 2:]], dim=2)
+        for name, maps in heatmaps.items():
+            points, scores = decode_heatmaps(maps.float(), size_hw[0] / maps.shape[2])
+            found.setdefault(name, []).append((transform_points(points.cpu(), back).numpy(), scores.cpu().numpy()))
+    return {name: tuple(np.concatenate(part) for part in zip(*parts)) for name, parts in found.items()}

@@ -1,0 +1,60 @@
+"""What the networks are asked to predict: Gaussians at exact, unrounded positions."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def keypoint_heatmaps(keypoints: Tensor, present: Tensor, size_hw: tuple[int, int], stride: int, sigma: float) -> Tensor:
+    """Gaussians (B, K, H/stride, W/stride) of peak 1 around `keypoints` (B, K, 2), input pixels; zero where not `present`.
+
+    sigma in heatmap cells. The centre is not rounded to a cell (unbiased encoding: DARK, Zhang et al., CVPR 2020).
+    """
+    height, width = size_hw[0] // stride, size_hw[1] // stride
+    x, y = (keypoints / stride).unbind(2)
+
+    def bell(centre: Tensor, length: int) -> Tensor:
+        cells = torch.arange(length, device=centre.device) + 0.5
+        return torch.exp(-((cells - centre[..., None]) ** 2) / (2 * sigma**2))  # (B, K, length)
+
+    heatmaps = bell(y, height)[..., :, None] * bell(x, width)[..., None, :]
+    return heatmaps * present[..., None, None]
+
+
+class CentreTargets(NamedTuple):
+    """Person-centre heatmap (B, 1, H, W), which box each cell regresses (B, H, W, 4), and its weight (B, H, W).
+
+    The weights of one person's cells sum to 1, so that large people do not outweigh small ones.
+    """
+
+    heatmaps: Tensor
+    boxes: Tensor
+    box_weight: Tensor
+
+
+SPREAD = 0.54 / 6  # sigma of a person's bell, in parts of the box's sides (TTFNet, Liu et al., AAAI 2020)
+REGRESSED = 0.4  # cells whose bell is above this learn the box too, which speeds learning over the centre cell alone
+
+
+def centre_targets(boxes: Tensor, valid: Tensor, size_hw: tuple[int, int], stride: int) -> CentreTargets:
+    """Targets of a detector from `boxes` (B, N, 4) xyxy in input pixels, `valid` (B, N) bool."""
+    height, width = size_hw[0] // stride, size_hw[1] // stride
+    cells = boxes / stride
+    centre = (cells[..., :2] + cells[..., 2:]) / 2
+    sigma = ((cells[..., 2:] - cells[..., :2]) * SPREAD).clamp_min(0.4)
+
+    def bell(axis: int, length: int) -> Tensor:
+        position = torch.arange(length, device=boxes.device) + 0.5
+        # The peak is moved to the nearest cell's centre, so that every person has one cell at exactly 1.
+        peak = centre[..., axis].floor() + 0.5
+        return torch.exp(-((position - peak[..., None]) ** 2) / (2 * sigma[..., axis, None] ** 2))
+
+    bells = bell(1, height)[..., :, None] * bell(0, width)[..., None, :] * valid[..., None, None]  # (B, N, H, W)
+    heatmap, owner = bells.max(dim=1)  # (B, H, W)
+    weight = torch.where(heatmap > REGRESSED, heatmap, 0.0)
+    B, N = valid.shape
+    per_person = torch.zeros(B, N, device=boxes.device).scatter_add_(1, owner.flatten(1), weight.flatten(1))
+    weight = weight / per_person.clamp_min(1e-6).gather(1, owner.flatten(1)).view_as(weight)
+    owned = boxes.gather(1, owner.flatten(1)[..., None].expand(-1, -1, 4)).view(B, height, width, 4)
+    return CentreTargets(heatmap[:, None], owned, weight)

@@ -1,0 +1,282 @@
+"""The training loop, for poses and people alike; reads from top to bottom."""
+
+import dataclasses
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from model.okdhp import OKDHP, Outputs
+from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.config import Recipe, Stage
+from training.data import DataError, Dataset
+from training.detector_task import DetectorTask
+from training.ema import EMA
+from training.losses import ramp_up
+from training.pose_task import PoseTask
+
+log = logging.getLogger("okdhp.train")
+Batch = tuple[Tensor, dict[str, Tensor]]
+
+
+class NonFiniteLoss(ArithmeticError):
+    """Training diverged; the message names each loss term."""
+
+
+class Task(Protocol):
+    """What differs between poses and people."""
+
+    score_name: str
+
+    def __len__(self) -> int: ...
+    def build(self) -> OKDHP: ...
+    def batch(self, rows: Tensor, stage: Stage, generator: Generator) -> Batch: ...
+    def losses(
+        self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float
+    ) -> dict[str, Tensor]: ...
+    def evaluate(self, model: OKDHP, stage: Stage) -> dict[str, float]: ...
+
+
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    *,
+    device: torch.device,
+    amp: bool,
+    init: Path | None = None,
+    max_hours: float = math.inf,
+) -> Path:
+    """Train `recipe` on `dataset`, write `out/last.pt` after every epoch and return its path; resumes from it if there.
+
+    init: a checkpoint whose equally named and shaped weights start the network. max_hours: stop cleanly after the
+    epoch in which that time passes. SIGTERM and SIGINT stop at the next step; a resumed run is the uninterrupted one,
+    because every batch's randomness comes from (seed, epoch, step) alone and an epoch restarts from its beginning.
+    Raises NonFiniteLoss, RecipeError, DataError, CheckpointError.
+    """
+    torch.manual_seed(recipe.seed)
+    held = held_pictures(dataset.image_ids, recipe.holdout)
+    kind: Callable[..., Task] = PoseTask if recipe.task == "pose" else DetectorTask
+    task = kind(recipe, dataset, held)
+    if len(task) < max(stage.batch for stage in recipe.stages):
+        raise DataError(f"{len(task)} training examples do not fill one batch of {recipe.stages[0].batch}")
+    model = task.build().to(device, memory_format=torch.channels_last)
+    if init is not None:
+        start_from(model, init)
+    ema = EMA(model, recipe.ema_decay)
+    optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
+    state = Progress(recipe, task, out / "last.pt")
+    state.resume(model, ema, optimiser)
+    stop = stop_on_signal()
+    board, began = SummaryWriter(str(out)), time.monotonic()
+    with ThreadPoolExecutor(1) as ahead:
+        for epoch in range(state.epoch, recipe.epochs):
+            means = run_epoch(task, state, model, ema, optimiser, epoch, device, amp, ahead, stop)
+            if stop():
+                log.warning("stopped in epoch %d; %s holds everything up to its beginning", epoch + 1, state.path)
+                break
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                scores = task.evaluate(ema.model, recipe.stage_of(epoch))
+            state.finish(epoch, means, scores, (time.monotonic() - began) / 3600, model, ema, optimiser)
+            report(board, epoch, recipe, task.score_name, means, scores)
+            began_hours = (time.monotonic() - began) / 3600
+            if began_hours > max_hours:
+                log.warning("stopped after %.2f hours, as asked", began_hours)
+                break
+    board.close()
+    return state.path
+
+
+def run_epoch(
+    task: Task,
+    state: "Progress",
+    model: OKDHP,
+    ema: EMA,
+    optimiser: torch.optim.Optimizer,
+    epoch: int,
+    device: torch.device,
+    amp: bool,
+    ahead: ThreadPoolExecutor,
+    stop: Callable[[], bool],
+) -> dict[str, float]:
+    """One pass over the training examples; returns each loss term's mean."""
+    recipe, stage = state.recipe, state.recipe.stage_of(epoch)
+    steps = len(task) // stage.batch
+    sums: dict[str, Tensor] = {}
+    model.train()
+    bar = tqdm(total=steps, desc=f"epoch {epoch + 1}/{recipe.epochs} {stage.height}x{stage.width}", unit="step")
+    for step, (images, targets) in enumerate(batches(task, stage, recipe.seed, epoch, ahead)):
+        fraction = state.done_before(epoch) + (step / steps) * state.share_of(epoch)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, fraction, epoch + step / steps)
+        kd_weight = recipe.kd_weight * ramp_up(fraction / recipe.kd_ramp)
+        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            outputs = model(images)
+        terms = task.losses(outputs, targets, stage, kd_weight)
+        total = torch.stack(list(terms.values())).sum()
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        optimiser.step()
+        ema.update(model)
+        for name, term in terms.items():
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + term.detach()
+        if step % 20 == 0 or step == steps - 1:
+            check_finite(terms, epoch, step)
+            bar.set_postfix_str(" ".join(f"{name} {value.item() / (step + 1):.4f}" for name, value in sums.items()))
+        bar.update()
+        if stop():
+            break
+    bar.close()
+    return {name: value.item() / steps for name, value in sums.items()}
+
+
+def batches(task: Task, stage: Stage, seed: int, epoch: int, ahead: ThreadPoolExecutor) -> Iterator[Batch]:
+    """The epoch's batches, the next one being prepared while the present one is learnt."""
+    order = torch.randperm(len(task), generator=seeded(seed, epoch, 0))
+    rows = [chunk for chunk in order.split(stage.batch) if len(chunk) == stage.batch]
+
+    def prepare(step: int) -> Batch:
+        return task.batch(rows[step], stage, seeded(seed, epoch, step + 1))
+
+    upcoming = ahead.submit(prepare, 0)
+    for step in range(len(rows)):
+        current = upcoming.result()
+        if step + 1 < len(rows):
+            upcoming = ahead.submit(prepare, step + 1)
+        yield current
+
+
+def seeded(seed: int, epoch: int, step: int) -> Generator:
+    """A generator that depends on its three numbers alone."""
+    entropy = np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)[0]
+    return Generator().manual_seed(int(entropy >> np.uint64(1)))
+
+
+def held_pictures(image_ids: np.ndarray, share: float) -> np.ndarray:
+    """Which pictures (N,) bool are kept aside: by their id alone, so that every run and machine agrees."""
+    mixed = (image_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)  # Knuth's multiplicative hash
+    return mixed < share * 2**24
+
+
+def learning_rate(recipe: Recipe, fraction: float, epochs_done: float) -> float:
+    """Linear warm-up, then a cosine to zero over the whole run; fraction 0..1 of all steps."""
+    warmup = min(1.0, (epochs_done + 1e-3) / recipe.warmup_epochs) if recipe.warmup_epochs > 0 else 1.0
+    return recipe.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+def parameter_groups(model: OKDHP, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on kernels only: scales, biases and norms keep their size."""
+    decayed = [p for p in model.parameters() if p.ndim >= 2 and p.shape[1:].numel() > 1]
+    kept = {id(p) for p in decayed}
+    rest = [p for p in model.parameters() if id(p) not in kept]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def start_from(model: OKDHP, path: Path) -> None:
+    """Copy every weight of the checkpoint that has a namesake of equal shape here; raises CheckpointError for none."""
+    weights, own = load_checkpoint(path)["ema"], model.state_dict()
+    shared = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    if not shared:
+        raise CheckpointError(f"{path}: has no weight that fits this network")
+    model.load_state_dict(shared, strict=False)
+    log.info("started %d of %d weights from %s", len(shared), len(own), path)
+
+
+def check_finite(terms: dict[str, Tensor], epoch: int, step: int) -> None:
+    """Raises NonFiniteLoss, naming every term, when one is NaN or infinite."""
+    values = {name: term.item() for name, term in terms.items()}
+    if not all(math.isfinite(value) for value in values.values()):
+        listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        raise NonFiniteLoss(f"epoch {epoch + 1}, step {step + 1}: a loss is not finite: {listed}")
+
+
+def stop_on_signal() -> Callable[[], bool]:
+    """Turns SIGTERM and SIGINT into a question the loop can ask."""
+    caught: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: caught.append(received))
+    return lambda: bool(caught)
+
+
+def report(
+    board: SummaryWriter, epoch: int, recipe: Recipe, name: str, means: dict[str, float], scores: dict[str, float]
+) -> None:
+    """One line in the log, the same in TensorBoard."""
+    for key, value in means.items():
+        board.add_scalar(f"loss/{key}", value, epoch)
+    for key, value in scores.items():
+        board.add_scalar(f"{name}/{key}", value, epoch)
+    losses = " ".join(f"{key} {value:.4f}" for key, value in means.items())
+    shown = " ".join(f"{key} {value:.4f}" for key, value in scores.items())
+    log.info("epoch %d/%d  %s  held-out %s: %s", epoch + 1, recipe.epochs, losses, name, shown)
+
+
+class Progress:
+    """How far a run is, and its checkpoint."""
+
+    def __init__(self, recipe: Recipe, task: Task, path: Path) -> None:
+        self.recipe, self.path = recipe, path
+        self.epoch, self.hours = 0, 0.0
+        self.history: list[dict[str, Any]] = []
+        steps = [len(task) // recipe.stage_of(e).batch for e in range(recipe.epochs)]
+        self.cumulative = np.cumsum([0, *steps]) / sum(steps)
+
+    def done_before(self, epoch: int) -> float:
+        """Share 0..1 of all steps before `epoch`."""
+        return float(self.cumulative[epoch])
+
+    def share_of(self, epoch: int) -> float:
+        """Share 0..1 of all steps in `epoch`."""
+        return float(self.cumulative[epoch + 1] - self.cumulative[epoch])
+
+    def resume(self, model: OKDHP, ema: EMA, optimiser: torch.optim.Optimizer) -> None:
+        """Continue from the checkpoint if there is one. Raises CheckpointError if it is another recipe's."""
+        if not self.path.exists():
+            return
+        content = load_checkpoint(self.path)
+        if content["recipe"] != dataclasses.asdict(self.recipe):
+            raise CheckpointError(f"{self.path}: belongs to another recipe; choose another output folder")
+        model.load_state_dict(content["model"])
+        ema.model.load_state_dict(content["ema"])
+        ema.updates = content["ema_updates"]
+        optimiser.load_state_dict(content["optimiser"])
+        self.epoch, self.hours, self.history = content["epoch"], content["hours"], content["history"]
+        log.info("resumed %s after epoch %d", self.path, self.epoch)
+
+    def finish(
+        self,
+        epoch: int,
+        means: dict[str, float],
+        scores: dict[str, float],
+        hours: float,
+        model: OKDHP,
+        ema: EMA,
+        optimiser: torch.optim.Optimizer,
+    ) -> None:
+        """Note the epoch's figures and write the checkpoint. `hours` since this process began."""
+        self.history.append({"epoch": epoch, "losses": means, "scores": scores})
+        content = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "model": model.state_dict(),
+            "ema": ema.model.state_dict(),
+            "ema_updates": ema.updates,
+            "optimiser": optimiser.state_dict(),
+            "epoch": epoch + 1,
+            "hours": self.hours + hours,
+            "history": self.history,
+            "torch": torch.__version__,
+            "cpus": os.cpu_count(),
+        }
+        save_checkpoint(self.path, content)
