@@ -1,0 +1,297 @@
+"""People followed from frame to frame: stable ids, the next frame's regions, and when the detector must look again.
+
+A frame goes `regions` -> pose network -> `update`. Between two runs of the detector the pose network follows people
+alone: this frame's keypoints say where to look in the next. Only the detector brings new people, so a region that
+slides onto the background dies of its low score and invents nobody. One tracker belongs to one stream.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from app.overlap import iou, oks
+from app.smoothing import OneEuro
+
+Array = NDArray[np.float64]
+Floats = NDArray[np.floating]
+
+SEEN_SCORE = 0.3  # a keypoint below this says nothing about where its person is
+FEWEST_SEEN = 4  # fewer seen keypoints are nobody
+NOBODY_SCORE = 0.2  # nor is a skeleton whose keypoints have a lower mean; half a person behind a desk has about 0.4
+SAME_SKELETON = 0.6  # OKS at which two skeletons of one frame are one person found twice
+SAME_BOX = 0.5  # IoU at which a detection shows a person who is followed already
+LINK = 0.25  # likeness under which a skeleton is not where a track went
+LOST_FIT = 0.8  # what a lost person's likeness counts against that of somebody in view
+GRACE_S = 1.0  # how long a lost person keeps the id: a walker passes behind another in less
+OVERLOOKED_LIMIT = 4  # runs of the detector in a row that may overlook a person
+EMPTY_GAP_FRAMES = 3  # with nobody in view the detector looks at least this often
+VELOCITY_WEIGHT = 0.4  # share of the newest step in a track's velocity
+SMALLEST_BOX_PX = 4.0
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Where the pose network looks in one frame: `boxes_xyxy` (N, 4) in pixels.
+
+    `detector_scores` (N,) has the detector's scores in 0..1 for its own boxes, NaN for those that tracks ask for.
+    """
+
+    boxes_xyxy: Array
+    detector_scores: Array
+    detector_ran: bool
+
+
+@dataclass(frozen=True)
+class TrackedPerson:
+    """One person of one frame; pixels, scores in 0..1.
+
+    `score` is the mean of the keypoints' times the detector's when it last saw this person. `box_xyxy` (4,),
+    `keypoints` (17, 2), `keypoint_scores` (17,).
+    """
+
+    id: int
+    score: float
+    box_xyxy: Array
+    keypoints: Array
+    keypoint_scores: Array
+
+
+@dataclass(frozen=True)
+class _Skeleton:
+    """What the pose network found in one region; `detector_score` is None where the region came from a track."""
+
+    box_xyxy: Array
+    keypoints: Array
+    scores: Array
+    detector_score: float | None
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        return np.asarray(self.scores >= SEEN_SCORE)
+
+
+@dataclass
+class _Track:
+    """A person who is being followed, as last seen."""
+
+    id: int
+    last: _Skeleton
+    seen_at_s: float
+    detector_score: float
+    shown: Array = field(init=False)  # (17, 2) smoothed
+    velocity: Array = field(default_factory=lambda: np.zeros(2))  # (2,) pixels per second
+    smooth: OneEuro = field(default_factory=OneEuro)
+    lost: bool = False
+    overlooked: int = 0  # by how many runs of the detector in a row
+
+    def __post_init__(self) -> None:
+        self.shown = self._smoothed(self.last, self.seen_at_s)
+
+    def at(self, time_s: float) -> _Skeleton:
+        """Where this person should be by `time_s`, at a constant velocity."""
+        shift = self.velocity * max(time_s - self.seen_at_s, 0.0)
+        return replace(
+            self.last, box_xyxy=self.last.box_xyxy + np.tile(shift, 2), keypoints=self.last.keypoints + shift
+        )
+
+    def take(self, found: _Skeleton, time_s: float, *, smoothing: bool) -> None:
+        """Move to where this person is now."""
+        step_s = max(time_s - self.seen_at_s, 1e-3)
+        both = self.last.seen & found.seen
+        if both.any():  # keypoints, not boxes: a box also moves when a leg comes into view
+            moved = np.median(found.keypoints[both] - self.last.keypoints[both], axis=0) / step_s
+            self.velocity = self.velocity + VELOCITY_WEIGHT * (moved - self.velocity)
+        box = found.box_xyxy
+        if found.detector_score is None:
+            box = _eased(self.at(time_s).box_xyxy, box)
+        else:
+            self.detector_score, self.overlooked = found.detector_score, 0
+        smooth = self._smoothed(found, time_s)
+        self.shown = smooth if smoothing else found.keypoints
+        self.last, self.seen_at_s, self.lost = replace(found, box_xyxy=box), time_s, False
+
+    def _smoothed(self, found: _Skeleton, time_s: float) -> Array:
+        """Unseen keypoints are noise: they stay as they are, and their filters start afresh when they are seen."""
+        seen = found.seen[:, None]
+        smooth = self.smooth(np.where(seen, found.keypoints, np.nan), time_s, _size_px(found.box_xyxy))
+        return np.where(seen, smooth, found.keypoints)
+
+    def person(self) -> TrackedPerson:
+        score = float(self.last.scores.mean()) * self.detector_score
+        return TrackedPerson(self.id, score, self.last.box_xyxy, self.shown, self.last.scores)
+
+
+class Tracker:
+    """Follows the people of one stream. Its public attributes are options that may change between two frames."""
+
+    def __init__(
+        self, *, detect_every_frames: int = 15, max_people: int = 50, min_score: float = 0.0, smoothing: bool = True
+    ) -> None:
+        self.detect_every_frames = detect_every_frames
+        self.max_people = max_people
+        self.min_score = min_score  # nobody with a smaller TrackedPerson.score is shown
+        self.smoothing = smoothing
+        self._next_id = 1
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop everyone, as after a change of camera or picture size. Ids are never used again."""
+        self._tracks: list[_Track] = []
+        self._asked = True
+        self._frames_since_detector = 0
+        self._fruitless = 0  # runs of the detector in a row that brought nobody
+
+    def ask_detector(self) -> None:
+        """Send the next frame through the detector."""
+        self._asked = True
+
+    def wants_detector(self) -> bool:
+        """Whether the next frame should go through the detector.
+
+        So it is when asked, every `detect_every_frames`, and at once when somebody is lost or nobody is in view; a
+        search that brings nobody is repeated ever less often.
+        """
+        gap = self.detect_every_frames
+        if not self._tracks:
+            gap = min(gap, 1 + self._fruitless, EMPTY_GAP_FRAMES)
+        elif any(track.lost for track in self._tracks):
+            gap = min(gap, 1 + self._fruitless)
+        return self._asked or self._frames_since_detector + 1 >= gap
+
+    def regions(self, time_s: float, boxes_xyxy: Floats | None = None, scores: Floats | None = None) -> Regions:
+        """Where to look for people at `time_s`, at most `max_people` regions; those of known people come first.
+
+        `boxes_xyxy` (M, 4) and `scores` (M,) are the detector's, best first; without them it did not run. Changes
+        nothing, so a frame that fails later does no harm.
+        """
+        followed = np.array([track.at(time_s).box_xyxy for track in self._tracks]).reshape(-1, 4)
+        ran = boxes_xyxy is not None and scores is not None
+        detected = np.zeros((0, 4)) if boxes_xyxy is None else np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
+        certain = np.zeros(0) if scores is None else np.asarray(scores, np.float64)
+        overlap = iou(followed, detected)
+        known = overlap.max(axis=0, initial=0.0) >= SAME_BOX
+        overlooked = followed[overlap.max(axis=1, initial=0.0) < SAME_BOX]
+        boxes = np.concatenate([detected[known], overlooked, detected[~known]])
+        origins = np.concatenate([certain[known], np.full(len(overlooked), np.nan), certain[~known]])
+        return Regions(boxes[: self.max_people], origins[: self.max_people], ran)
+
+    def update(
+        self, time_s: float, image_wh: tuple[int, int], regions: Regions, keypoints: Floats, scores: Floats
+    ) -> list[TrackedPerson]:
+        """Take the skeletons found in `regions` of the frame of `time_s`; return the people in view, oldest id first.
+
+        `keypoints` (N, 17, 2) in pixels and `scores` (N, 17) in 0..1 have one row for each region.
+        """
+        found = _distinct(_skeletons(image_wh, regions, np.asarray(keypoints), np.asarray(scores)))
+        newcomers, turned = self._follow(time_s, found)
+        if regions.detector_ran:
+            self._asked, self._frames_since_detector = False, 0
+            turned = self._welcome(newcomers, time_s) or turned
+            self._fruitless += 1
+        else:
+            self._frames_since_detector += 1
+        if turned:
+            self._fruitless = 0
+        alive = [track for track in self._tracks if track.overlooked < OVERLOOKED_LIMIT]
+        alive = [track for track in alive if time_s - track.seen_at_s <= GRACE_S]
+        self._tracks = sorted(alive, key=lambda track: (track.lost, track.id))  # who is in view has the first claim
+        people = [track.person() for track in self._tracks if not track.lost]
+        return [person for person in people if person.score >= self.min_score]
+
+    def _follow(self, time_s: float, found: list[_Skeleton]) -> tuple[list[_Skeleton], bool]:
+        """Give each track its skeleton. Returns what is left over, and whether anybody was lost or came back."""
+        likeness = np.array([[_likeness(track, time_s, one) for one in found] for track in self._tracks])
+        likeness = likeness.reshape(len(self._tracks), len(found))
+        pairs = {int(i): int(j) for i, j in zip(*linear_sum_assignment(likeness, maximize=True), strict=True)}
+        taken, turned = set(), False
+        for index, track in enumerate(self._tracks):
+            chosen, was_lost = pairs.get(index), track.lost
+            if chosen is not None and likeness[index, chosen] >= LINK:
+                track.take(found[chosen], time_s, smoothing=self.smoothing)
+                taken.add(chosen)
+            else:
+                track.lost = True
+            turned = turned or track.lost != was_lost
+        return [one for j, one in enumerate(found) if j not in taken], turned
+
+    def _welcome(self, newcomers: list[_Skeleton], time_s: float) -> bool:
+        """Start tracks for those whom the detector brought, as far as there is room; say whether there was anybody."""
+        for track in self._tracks:
+            track.overlooked += not track.lost and track.last.detector_score is None
+        room = max(self.max_people - sum(not track.lost for track in self._tracks), 0)
+        brought = [(one, one.detector_score) for one in newcomers if one.detector_score is not None][:room]
+        for one, score in brought:
+            self._tracks.append(_Track(self._next_id, one, time_s, score))
+            self._next_id += 1
+        return bool(brought)
+
+
+def _skeletons(image_wh: tuple[int, int], regions: Regions, keypoints: Floats, scores: Floats) -> list[_Skeleton]:
+    """The skeletons that are somebody."""
+    found = []
+    rows = zip(regions.boxes_xyxy, regions.detector_scores.tolist(), keypoints, scores, strict=True)
+    for box, detector_score, points, point_scores in rows:
+        around = body_box(points, point_scores, image_wh)
+        if around is None or point_scores.mean() < NOBODY_SCORE:
+            continue
+        if np.isnan(detector_score):
+            found.append(_Skeleton(around, points, point_scores, None))
+        else:
+            found.append(_Skeleton(box, points, point_scores, detector_score))
+    return found
+
+
+def _distinct(skeletons: list[_Skeleton]) -> list[_Skeleton]:
+    """Each person once: of two skeletons alike the detector's stays, or else the surer one."""
+    kept: list[_Skeleton] = []
+    for one in sorted(skeletons, key=lambda one: (one.detector_score is None, -one.scores.mean())):
+        if all(_oks(one, other) < SAME_SKELETON for other in kept):
+            kept.append(one)
+    return kept
+
+
+def body_box(keypoints: Array, scores: Array, image_wh: tuple[int, int]) -> Array | None:
+    """The box (4,) within the picture around a person's seen `keypoints` (17, 2); None where too little is seen.
+
+    A body reaches further than its keypoints, by about a tenth: the skull over the eyes, the feet under the ankles.
+    """
+    seen = keypoints[scores >= SEEN_SCORE]
+    if len(seen) < FEWEST_SEEN:
+        return None
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    margin = 0.1 * (high - low) + 0.03 * (high - low).max()
+    low, high = np.maximum(low - margin, 0.0), np.minimum(high + margin, np.array(image_wh, np.float64))
+    if (high - low < SMALLEST_BOX_PX).any():
+        return None
+    return np.concatenate([low, high])
+
+
+def _eased(before: Array, now: Array) -> Array:
+    """Grow at once, shrink by half: a region that shrank with each badly seen limb would lose its person bit by bit."""
+    low, high = np.minimum(now[:2], (before[:2] + now[:2]) / 2), np.maximum(now[2:], (before[2:] + now[2:]) / 2)
+    return np.concatenate([low, high])
+
+
+def _size_px(box_xyxy: Array) -> float:
+    """The person's size: the square root of the box's area, at least one pixel."""
+    return float(np.sqrt(max((box_xyxy[2:] - box_xyxy[:2]).prod(), 1.0)))
+
+
+def _likeness(track: _Track, time_s: float, found: _Skeleton) -> float:
+    """How well `found` fits a track, 0..1: pose tells apart people who overlap, boxes forgive a fast limb.
+
+    A lost person stands back: where one passes in front of another, both have the same place and only one is seen.
+    """
+    place = track.at(time_s)
+    fit = (_oks(place, found) + float(iou(place.box_xyxy[None], found.box_xyxy[None])[0, 0])) / 2
+    return fit * LOST_FIT if track.lost else fit
+
+
+def _oks(one: _Skeleton, other: _Skeleton) -> float:
+    """OKS over the keypoints seen in both; the area is the smaller box's."""
+    both = one.seen & other.seen
+    if both.sum() < FEWEST_SEEN:
+        return 0.0
+    return oks(one.keypoints, other.keypoints, both, min(_size_px(one.box_xyxy), _size_px(other.box_xyxy)))
