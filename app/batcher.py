@@ -126,15 +126,17 @@ class Batcher(Generic[Item, Result]):
         self._thread.shutdown()
 
     async def _work(self) -> None:
-        while True:
+        busy = False
+        while self._waiting or not self._closed:
             if not self._waiting:
-                if self._closed:
-                    return
+                busy = False
                 self._arrival.clear()
                 await self._arrival.wait()
-            else:  # the network was busy until now: others are probably on their way
+                continue
+            if busy:  # others are probably on their way
                 await self._company()
             batch = self._take()
+            busy = bool(batch)
             if batch:
                 await self._answer(batch)
 

@@ -8,6 +8,7 @@ holding the interpreter's lock. Orientation is applied here and nowhere else.
 """
 
 import io
+import warnings
 
 import cv2
 import numpy as np
@@ -18,6 +19,9 @@ from app.geometry import Image
 
 ORIENTATION_TAG = 0x0112
 PillowImage.MAX_IMAGE_PIXELS = None  # our own cap below is the one that counts; Pillow's would only warn
+warnings.filterwarnings(
+    "ignore", category=UserWarning, module="PIL"
+)  # a client's damaged EXIF is no operator's business
 
 
 def decode(data: bytes, *, max_pixels: int) -> Image:

@@ -99,7 +99,7 @@ def server(tiny_models: dict[str, Path]) -> Iterator[Server]:
 
 
 def picture(width: int = 120, height: int = 90, boxes: tuple[tuple[int, int, int, int], ...] = ()) -> NDArray[np.uint8]:
-    """A dark RGB picture (height, width, 3) with a white rectangle, a tiny network's idea of a person, per box x1, y1, x2, y2."""
+    """A dark picture (height, width, 3) with a white rectangle, a tiny network's idea of a person, per x1, y1, x2, y2."""
     image = np.full((height, width, 3), 30, np.uint8)
     for x1, y1, x2, y2 in boxes:
         image[y1:y2, x1:x2] = 255
