@@ -1,7 +1,8 @@
 """The command line: `okdhp serve | predict | ...`."""
 
 import asyncio
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,8 @@ import typer
 
 from app.errors import PoseError, StartError
 from app.settings import Settings
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
 
 app = typer.Typer(help="Human pose estimation: serve it, or try it on a picture.", no_args_is_help=True)
 
@@ -23,6 +26,8 @@ def _settings_help() -> str:
 
 
 def _shown(default: Any) -> str:
+    if isinstance(default, Path):
+        return f"{default.parent.name}/{default.name}"
     return ",".join(default) if isinstance(default, tuple) else str(default)
 
 
@@ -46,15 +51,16 @@ def serve(
     """Start the service; every setting is an environment variable."""
     import uvicorn
 
+    from app import logs
     from app.main import create_app
 
     settings = _load(host=host, port=port)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_level)
     uvicorn.run(
         create_app(settings),
         host=settings.host,
         port=settings.port,
-        log_level=settings.log_level,
+        log_config=None,  # its lines go where ours go
         access_log=False,  # our own log line has the request's id and its time
         ws="websockets-sansio",
         ws_max_size=settings.stream_max_message_bytes,
@@ -92,8 +98,73 @@ async def _predict(picture: Path, drawn: Path | None, settings: Settings) -> str
     return orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode()
 
 
-# Commands that need PyTorch (train, evaluate, export) go here; each imports its module inside the function, so that the
-# service neither needs nor loads it.
+# The commands below need PyTorch: each imports it inside, so that the service neither needs nor loads it.
+
+
+def _commands() -> Any:
+    try:
+        from training import commands
+    except ModuleNotFoundError as error:
+        wanted = "pip install -c constraints.txt -e '.[train]'"
+        raise _exit(RuntimeError(f"training needs PyTorch and more ({error.name} is missing): {wanted}")) from None
+    return commands
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What a user can mend is said in one line; anything else keeps its traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        yield
+    except (ValueError, ArithmeticError, OSError) as error:
+        raise _exit(error) from None
+
+
+DataFolder = Annotated[Path, typer.Option(help="COCO-format folder: images/, train.json, val.json")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="a TOML recipe, such as weights/pose.toml")],
+    data: DataFolder,
+    out: Annotated[Path, typer.Option(help="folder for checkpoints and TensorBoard; resumed if it has one")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    amp: Annotated[str, typer.Option(help="bfloat16: auto, on or off")] = "auto",
+    init: Annotated[Path | None, typer.Option(help="checkpoint whose matching weights to start from")] = None,
+    max_hours: Annotated[float, typer.Option(help="stop after the epoch in which this passes")] = float("inf"),
+    limit: Annotated[int | None, typer.Option(help="use only so many pictures, for a trial")] = None,
+) -> None:
+    """Train a pose student or a person detector with online knowledge distillation."""
+    commands = _commands()
+    with _one_line_errors():
+        typer.echo(commands.run_training(recipe, data, out, device, amp, init, max_hours, limit))
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="last.pt of a training run")],
+    out: Annotated[Path, typer.Argument(help="the ONNX file to write; its model card lands beside it")],
+    branch: Annotated[str | None, typer.Option(help="the recipe's kept one unless named")] = None,
+    data: Annotated[Path | None, typer.Option(help="folder whose val.json to score the file on")] = None,
+) -> None:
+    """Write one branch of a checkpoint as a self-contained ONNX file with a model card."""
+    commands = _commands()
+    with _one_line_errors():
+        typer.echo(orjson.dumps(commands.run_export(checkpoint, out, branch, data)["scores"]).decode())
+
+
+@app.command()
+def evaluate(
+    data: DataFolder,
+    split: Annotated[str, typer.Option(help="which JSON of the folder")] = "val",
+    pose: Annotated[Path, typer.Option(help="an exported pose student")] = WEIGHTS / "pose.onnx",
+    detector: Annotated[Path | None, typer.Option(help="an exported detector")] = WEIGHTS / "detector.onnx",
+    limit: Annotated[int | None, typer.Option(help="use only so many pictures, for a trial")] = None,
+) -> None:
+    """Print how good exported files are on annotated pictures."""
+    commands = _commands()
+    with _one_line_errors():
+        commands.run_evaluate(data, split, pose, detector, limit)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From heatmaps to keypoints and boxes, in operations that export to ONNX: the deployed graph and evaluation share them."""
+"""From heatmaps to keypoints and boxes, in operations that export to ONNX: serving and evaluation share them."""
 
 import torch
 import torch.nn.functional as F

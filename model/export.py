@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.decode import decode_centres, decode_heatmaps
 from model.layers import fuse
 from model.okdhp import OKDHP
+from model.student import Encoder
 
 OPSET = 18
 TOP_K = 50
@@ -31,7 +32,7 @@ class DeployedPose(nn.Module):
 
 
 class DeployedDetector(nn.Module):
-    """images (N, H, W, 3) uint8 RGB, letterboxed -> boxes (N, TOP_K, 4) xyxy in input pixels, scores (N, TOP_K), best first."""
+    """images (N, H, W, 3) uint8 RGB, letterboxed -> boxes (N, TOP_K, 4) xyxy in input pixels, scores, best first."""
 
     inputs, outputs = "images", ("boxes", "scores")
 
@@ -48,13 +49,16 @@ Deployed = DeployedPose | DeployedDetector
 
 
 def deploy(model: OKDHP, branch: str, task: str) -> Deployed:
-    """Trunk and one branch of `model` as the deployed graph, re-parameterised. `model` itself is changed: pass a copy."""
+    """Trunk and one branch of `model` as the deployed graph, re-parameterised. Changes `model`: pass a copy."""
     network = fuse(model.deployed(branch)).eval()
+    for module in network.modules():
+        if isinstance(module, Encoder):
+            module.fold_pixel_scale()
     return DeployedPose(network) if task == "pose" else DeployedDetector(network)
 
 
 def export_onnx(deployed: Deployed, size_hw: tuple[int, int], path: Path) -> None:
-    """Write `deployed` for inputs (N, *size_hw, 3) uint8, N free, to `path`; the file is checked before it is kept."""
+    """Write `deployed` for inputs (N, *size_hw, 3) uint8, N free, to `path`, checked before it is kept."""
     example = torch.zeros(2, *size_hw, 3, dtype=torch.uint8)
     program = torch.onnx.export(
         deployed,

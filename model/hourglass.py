@@ -42,7 +42,8 @@ class Hourglass(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.up(self.inner(self.down(F.max_pool2d(x, 2))))
-        return self.skip(x) + F.interpolate(low, scale_factor=2.0, mode="nearest")
+        result: Tensor = self.skip(x) + F.interpolate(low, scale_factor=2.0, mode="nearest")
+        return result
 
 
 class Stack(nn.Module):

@@ -40,19 +40,39 @@ class RepConv(nn.Module):
 
     def fuse(self) -> nn.Sequential:
         """The same function in evaluation mode as convolution + ReLU."""
-        kernel = self.kernel().detach()
-        running_mean, running_var = self.norm.running_mean, self.norm.running_var
-        assert running_mean is not None and running_var is not None
-        gain = self.norm.weight.detach() / torch.sqrt(running_var + self.norm.eps)
-        conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], 3, self.stride, 1)
-        conv.weight.data = kernel * gain[:, None, None, None]
-        conv.bias = nn.Parameter(self.norm.bias.detach() - running_mean * gain)
-        return nn.Sequential(conv, nn.ReLU(inplace=True))
+        return nn.Sequential(_folded(self.kernel(), self.norm, self.stride), nn.ReLU(inplace=True))
+
+
+class Projection(nn.Module):
+    """1x1 convolution + batch norm, no activation: (B, in_channels, H, W) -> (B, out_channels, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(self.conv(x))
+        return result
+
+    def fuse(self) -> nn.Conv2d:
+        """The same function in evaluation mode as one convolution."""
+        return _folded(self.conv.weight, self.norm, stride=1)
+
+
+def _folded(kernel: Tensor, norm: nn.BatchNorm2d, stride: int) -> nn.Conv2d:
+    """Convolution with `kernel` (out, in, k, k) and the statistics of `norm` in its weights and bias."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    gain = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
+    conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2], stride, kernel.shape[2] // 2)
+    conv.weight.data = kernel.detach() * gain[:, None, None, None]
+    conv.bias = nn.Parameter(norm.bias.detach() - norm.running_mean * gain)
+    return conv
 
 
 def fuse(module: nn.Module) -> nn.Module:
-    """Replace every RepConv inside `module`, in place, by its plain convolution; returns the module (or its replacement)."""
-    if isinstance(module, RepConv):
+    """Fold every RepConv and Projection inside `module`, in place; returns the module (or its replacement)."""
+    if isinstance(module, RepConv | Projection):
         return module.fuse()
     for name, child in module.named_children():
         setattr(module, name, fuse(child))

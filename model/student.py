@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import RepConv
+from model.layers import Projection, RepConv
 from model.outputs import BranchOutput, TrunkOutput
-
 
 PIXEL_SCALE = 64.0  # a factor and no offset: export folds it into the first kernel, borders included
 
@@ -46,9 +45,16 @@ class Encoder(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
             channels = width
         self.stem_channels = config.widths[2]
+        self.pixel_scale = PIXEL_SCALE
+
+    def fold_pixel_scale(self) -> None:
+        """After `fuse`: put the division of the pixels into the first kernel."""
+        first = next(module for module in self.modules() if isinstance(module, nn.Conv2d))
+        first.weight.data /= self.pixel_scale
+        self.pixel_scale = 1.0
 
     def forward(self, images: Tensor) -> TrunkOutput:
-        x = images / PIXEL_SCALE
+        x = images / self.pixel_scale if self.pixel_scale != 1.0 else images
         pyramid = []
         for stage in self.stages:
             x = stage(x)
@@ -62,18 +68,18 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig, encoder: EncoderConfig) -> None:
         super().__init__()
         coarse_to_fine = list(reversed(encoder.widths))
-        self.entry = nn.Conv2d(coarse_to_fine[0], config.widths[0], 1)
+        self.entry = Projection(coarse_to_fine[0], config.widths[0])
         self.skips = nn.ModuleList()
         self.blocks = nn.ModuleList()
         self.steps = nn.ModuleList()
         for level, width in enumerate(config.widths):
-            self.skips.append(nn.Conv2d(coarse_to_fine[level + 1], width, 1))
+            self.skips.append(Projection(coarse_to_fine[level + 1], width))
             self.blocks.append(nn.Sequential(*(RepConv(width, width) for _ in range(config.depth))))
             following = config.widths[level + 1] if level + 1 < len(config.widths) else None
-            self.steps.append(nn.Conv2d(width, following, 1) if following else nn.Identity())
+            self.steps.append(Projection(width, following) if following else nn.Identity())
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
-        x = self.entry(features[0])
+        x: Tensor = self.entry(features[0])
         for feature, skip, block, step in zip(features[1:], self.skips, self.blocks, self.steps, strict=False):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest") + skip(feature)
             x = step(block(x))
@@ -105,8 +111,8 @@ PRIOR = 0.01  # a detector starts by believing that one cell in a hundred is a p
 class DetectorBranch(nn.Module):
     """One person detector on the shared encoder (CenterNet: Zhou et al., 2019), at the decoder's stride s.
 
-    `final` (B, 1, H/s, W/s) is the probability 0..1 that a person's box is centred in the cell; `boxes` (B, 4, H/s, W/s)
-    holds the box centre's offset from the cell's centre (x, y, in cells) and the logarithm of its size (w, h, in cells).
+    `final` (B, 1, H/s, W/s) is the probability 0..1 that a person's box is centred in the cell; `boxes` (B, 4, H/s,
+    W/s) holds the box centre's offset from the cell's centre (x, y, in cells) and the logarithm of its size (w, h).
     """
 
     def __init__(self, config: DecoderConfig, encoder: EncoderConfig) -> None:

@@ -12,7 +12,7 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` beside `path`, flush it to the disk, then rename: a killed writer or a full disk leaves the old file."""
+    """Write `content` beside `path`, flush, then rename: a killed writer or a full disk leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     try:

@@ -45,16 +45,16 @@ class Augment:
     """Random changes of a training picture. Probabilities 0..1; the rest are half-widths around "unchanged"."""
 
     flip: float = 0.5
-    scale: float = 0.35  # factor in [1 / (1 + scale), 1 + scale]
-    rotation_deg: float = 45.0
-    rotation: float = 0.6
-    shift: float = 0.1  # of the box's longer side
-    half_body: float = 0.3
-    occlusion: float = 0.4
-    colour: float = 0.4
-    low_light: float = 0.1
-    noise: float = 0.1
-    blur: float = 0.1
+    scale: float = 0.25  # factor in [1 / (1 + scale), 1 + scale]
+    rotation_deg: float = 30.0
+    rotation: float = 0.5
+    shift: float = 0.05  # of the box's longer side
+    half_body: float = 0.15
+    occlusion: float = 0.2
+    colour: float = 0.25
+    low_light: float = 0.05
+    noise: float = 0.05
+    blur: float = 0.05
     mosaic: float = 0.5  # detector only: four pictures in one
 
 
@@ -73,7 +73,7 @@ class Recipe:
     seed: int = 0
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    warmup_epochs: float = 1.0
+    warmup_epochs: float = 0.3
     ema_decay: float = 0.999
     sigma: float = 2.0  # of the target Gaussian, in heatmap cells at the last stage's size
     ensemble_weight: float = 1.0

@@ -1,5 +1,6 @@
 """COCO-format folders in memory: every picture decoded once, people as tensors."""
 
+import dataclasses
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +82,11 @@ class Pictures:
             rows = torch.arange(height, device=device) + dy
             columns = torch.arange(width, device=device) + dx
             grid = torch.stack(
-                [columns.expand(height, width), rows[:, None].expand(height, width), torch.ones(height, width, device=device)]
+                [
+                    columns.expand(height, width),
+                    rows[:, None].expand(height, width),
+                    torch.ones(height, width, device=device),
+                ]
             )
             points = torch.einsum("bij,jhw->bihw", back, grid) - 0.5  # (B, 2, H, W), integer = pixel centre
             total += self._bilinear(points, sizes, start)
@@ -128,9 +133,7 @@ class People:
 
     def subset(self, mask: np.ndarray) -> "People":
         """The people where `mask` (N,) is true."""
-        keep = torch.from_numpy(np.flatnonzero(mask))
-        tensors = (self.picture, self.boxes, self.keypoints, self.labelled, self.area, self.ids, self.image_ids)
-        return People(*(tensor[keep] for tensor in tensors), sources=self.sources[mask])
+        return People(**{f.name: getattr(self, f.name)[mask] for f in dataclasses.fields(self)})
 
 
 @dataclass(frozen=True)
@@ -211,9 +214,7 @@ def annotation_fault(annotation: dict[str, Any], size_wh: tuple[int, int]) -> st
     return None
 
 
-def _people(
-    annotations: list[dict[str, Any]], slot: dict[int, int], sources: np.ndarray, sizes: Tensor
-) -> People:
+def _people(annotations: list[dict[str, Any]], slot: dict[int, int], sources: np.ndarray, sizes: Tensor) -> People:
     rows = []
     for annotation in annotations:
         picture = slot[annotation["image_id"]]

@@ -9,16 +9,15 @@ from model.okdhp import OKDHP, Outputs
 from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig
 from training.augment import crop_matrices, occlude, photometric, random_matrices, transform_points, uniform
 from training.config import Recipe, Stage
-from training.data import Dataset
+from training.data import Dataset, Pictures
 from training.losses import centre_focal, giou_loss, pixelwise_kl
-from training.metrics import MIN_BOX_HEIGHT_PX, match_boxes
+from training.metrics import recall_at_false_rate
 from training.targets import centre_targets
 
-MIN_SIDE_PX = 8  # of a training person in the network's input: smaller ones are neither asked for nor punished... much
+MIN_SIDE_PX = 8  # of a training person in the network's input: nobody smaller is asked for
 MIN_VISIBLE = 0.3  # share of a box that a random view must keep for the person to count
 PARTIAL_SOURCES = ("lspet",)  # pictures in which only one of possibly several people is annotated
 PARTIAL_NEGATIVE_WEIGHT = 0.2
-FALSE_PER_PICTURE = 0.3  # the evaluation's working point
 TOP_K = 50
 
 
@@ -85,9 +84,7 @@ class DetectorTask:
         boxes, valid = visible_boxes(transform_boxes(self.boxes[pictures], matrices), self.valid[pictures], size)
         return crops, boxes, valid
 
-    def losses(
-        self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float
-    ) -> dict[str, Tensor]:
+    def losses(self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float) -> dict[str, Tensor]:
         """Named terms; their sum is minimised."""
         stride = stage.height // outputs.ensemble.shape[2]
         wanted = centre_targets(targets["boxes"], targets["valid"], (stage.height, stage.width), stride)
@@ -156,12 +153,12 @@ def mosaic(crops: Tensor, boxes: Tensor, valid: Tensor, half: tuple[int, int]) -
 
 @torch.no_grad()
 def detect(
-    model: OKDHP, pictures: object, rows: Tensor, size_hw: tuple[int, int]
+    model: OKDHP, pictures: Pictures, rows: Tensor, size_hw: tuple[int, int]
 ) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
     """For every branch, each picture's boxes (TOP_K, 4) xyxy in picture pixels and scores (TOP_K,)."""
     model.eval()
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for chunk in rows.split(32):
+    for chunk in torch.split(rows, 32):
         wh = pictures.size_wh[chunk]
         matrices = crop_matrices(torch.cat([torch.zeros_like(wh), wh], 1), size_hw, padding=1.0)
         outputs: Outputs = model(pictures.sample(chunk, matrices, size_hw).float())
@@ -174,26 +171,3 @@ def detect(
             corners = transform_points(boxes.cpu().view(len(chunk), -1, 2), back).view(len(chunk), -1, 4)
             found.setdefault(name, []).extend(zip(corners.numpy(), scores.cpu().numpy(), strict=True))
     return found
-
-
-def recall_at_false_rate(
-    found: list[tuple[np.ndarray, np.ndarray]], annotated: list[np.ndarray], rate: float = FALSE_PER_PICTURE
-) -> tuple[float, float]:
-    """Recall at IoU 0.5 of people taller than 64 px where `rate` false people are found a picture, and that threshold.
-
-    A found box that matches a smaller listed person is neither right nor wrong.
-    """
-    scores, kinds, total = [], [], 0
-    for (boxes, confidence), listed in zip(found, annotated, strict=True):
-        tall = (listed[:, 3] - listed[:, 1]) > MIN_BOX_HEIGHT_PX
-        total += int(tall.sum())
-        claimed = match_boxes(boxes, listed)
-        kinds.append(np.where(claimed < 0, -1, np.append(tall, False)[claimed].astype(int)))
-        scores.append(confidence)
-    score, kind = np.concatenate(scores), np.concatenate(kinds)
-    order = np.argsort(-score)
-    false = np.cumsum(kind[order] == -1)
-    last = int(np.searchsorted(false, rate * len(found), side="right")) - 1
-    if last < 0:
-        return 0.0, 1.0
-    return float((kind[order][: last + 1] == 1).sum() / max(total, 1)), float(score[order][last])

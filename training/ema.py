@@ -3,7 +3,8 @@
 import copy
 
 import torch
-from torch import nn
+
+from model.okdhp import OKDHP
 
 
 class EMA:
@@ -13,12 +14,12 @@ class EMA:
     random start.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: OKDHP, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay, self.updates = decay, 0
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: OKDHP) -> None:
         """Move the average towards `model`; counters and other integers are copied."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))

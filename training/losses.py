@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def heatmap_mse(heatmaps: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Squared error of heatmaps (B, K, H, W) over the labelled keypoints, `weight` (B, K), relative to the target's energy.
+    """Squared error of heatmaps (B, K, H, W), keypoints weighted by (B, K), relative to the target's energy.
 
     Predicting zero everywhere costs exactly 1 whatever the resolution and sigma, so that weights carry over between
     stages of training.
@@ -18,7 +18,7 @@ def heatmap_mse(heatmaps: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def pixelwise_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || student) of the softmax over all pixels at `temperature`, mean over keypoints with weight (OKDHP eq. 5).
+    """KL(teacher || student) of the softmax over all pixels at `temperature`, mean over keypoints (OKDHP eq. 5).
 
     student, teacher (B, K, H, W); weight (B, K). Normalised per counted keypoint, not per pixel: the authors' further
     division by H*W makes the term all but vanish. Detaching the teacher is the caller's choice.
@@ -30,7 +30,7 @@ def pixelwise_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: 
 
 
 def ramp_up(progress: float) -> float:
-    """Consistency ramp exp(-5 (1 - t)^2) for progress t = 0..1, 1 afterwards (Laine and Aila, ICLR 2017; OKDHP sec. 3.3)."""
+    """Consistency ramp exp(-5 (1 - t)^2) for t = 0..1, then 1 (Laine and Aila, ICLR 2017; OKDHP section 3.3)."""
     return math.exp(-5.0 * (1.0 - min(max(progress, 0.0), 1.0)) ** 2)
 
 

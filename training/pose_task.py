@@ -10,7 +10,7 @@ from model.okdhp import OKDHP, Outputs
 from model.student import DecoderConfig, Encoder, EncoderConfig, PoseBranch
 from training.augment import crop_matrices, occlude, person_crops, photometric, transform_points
 from training.config import Recipe, Stage
-from training.data import NUM_KEYPOINTS, Dataset, People
+from training.data import NUM_KEYPOINTS, Dataset, People, Pictures
 from training.losses import heatmap_mse, pixelwise_kl
 from training.metrics import measured, oks, oks_share
 from training.targets import keypoint_heatmaps
@@ -65,9 +65,7 @@ class PoseTask:
         device = images.device
         return images, {"keypoints": points.to(device), "labelled": labelled.to(device)}
 
-    def losses(
-        self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float
-    ) -> dict[str, Tensor]:
+    def losses(self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float) -> dict[str, Tensor]:
         """Named terms; their sum is minimised. A labelled point outside the crop asks for an empty heatmap."""
         H, W = outputs.ensemble.shape[2:]
         stride = stage.height // H
@@ -106,7 +104,7 @@ def share(keypoints: np.ndarray, people: People) -> float:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, pictures: object, people: People, size_hw: tuple[int, int]
+    model: nn.Module, pictures: Pictures, people: People, size_hw: tuple[int, int]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each branch and "ensemble": keypoints (N, 17, 2) in picture pixels and scores (N, 17), with given boxes.
 
@@ -114,7 +112,7 @@ def predict(
     """
     model.eval()
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for rows in torch.arange(len(people)).split(EVALUATION_BATCH):
+    for rows in torch.split(torch.arange(len(people)), EVALUATION_BATCH):
         matrices = crop_matrices(people.boxes[rows], size_hw)
         images = pictures.sample(people.picture[rows], matrices, size_hw).float()
         outputs: Outputs = model(images)
@@ -124,4 +122,7 @@ def predict(
         for name, maps in heatmaps.items():
             points, scores = decode_heatmaps(maps.float(), size_hw[0] / maps.shape[2])
             found.setdefault(name, []).append((transform_points(points.cpu(), back).numpy(), scores.cpu().numpy()))
-    return {name: tuple(np.concatenate(part) for part in zip(*parts)) for name, parts in found.items()}
+    return {
+        name: (np.concatenate([points for points, _ in parts]), np.concatenate([scores for _, scores in parts]))
+        for name, parts in found.items()
+    }

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 
-def keypoint_heatmaps(keypoints: Tensor, present: Tensor, size_hw: tuple[int, int], stride: int, sigma: float) -> Tensor:
-    """Gaussians (B, K, H/stride, W/stride) of peak 1 around `keypoints` (B, K, 2), input pixels; zero where not `present`.
+def keypoint_heatmaps(
+    keypoints: Tensor, present: Tensor, size_hw: tuple[int, int], stride: int, sigma: float
+) -> Tensor:
+    """Gaussians (B, K, H/stride, W/stride) of peak 1 around `keypoints` (B, K, 2); zero where not `present` (B, K).
 
-    sigma in heatmap cells. The centre is not rounded to a cell (unbiased encoding: DARK, Zhang et al., CVPR 2020).
+    Keypoints in input pixels, sigma in heatmap cells. The centre is not rounded to a cell (unbiased encoding: DARK,
+    Zhang et al., CVPR 2020).
     """
     height, width = size_hw[0] // stride, size_hw[1] // stride
     x, y = (keypoints / stride).unbind(2)

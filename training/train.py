@@ -3,11 +3,9 @@
 import dataclasses
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,13 +55,15 @@ def train(
     amp: bool,
     init: Path | None = None,
     max_hours: float = math.inf,
+    about: dict[str, str] | None = None,
 ) -> Path:
     """Train `recipe` on `dataset`, write `out/last.pt` after every epoch and return its path; resumes from it if there.
 
     init: a checkpoint whose equally named and shaped weights start the network. max_hours: stop cleanly after the
-    epoch in which that time passes. SIGTERM and SIGINT stop at the next step; a resumed run is the uninterrupted one,
-    because every batch's randomness comes from (seed, epoch, step) alone and an epoch restarts from its beginning.
-    Raises NonFiniteLoss, RecipeError, DataError, CheckpointError.
+    epoch in which that time passes. about: facts for the model card ("data", "hardware"), kept in the checkpoint.
+    SIGTERM and SIGINT stop at the next step; a resumed run is the uninterrupted one, because every batch's randomness
+    comes from (seed, epoch, step) alone and an epoch restarts from its beginning.
+    Raises NonFiniteLoss, DataError, CheckpointError.
     """
     torch.manual_seed(recipe.seed)
     held = held_pictures(dataset.image_ids, recipe.holdout)
@@ -71,29 +71,29 @@ def train(
     task = kind(recipe, dataset, held)
     if len(task) < max(stage.batch for stage in recipe.stages):
         raise DataError(f"{len(task)} training examples do not fill one batch of {recipe.stages[0].batch}")
-    model = task.build().to(device, memory_format=torch.channels_last)
+    model = task.build().to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if init is not None:
         start_from(model, init)
     ema = EMA(model, recipe.ema_decay)
     optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
-    state = Progress(recipe, task, out / "last.pt")
+    state = Progress(recipe, task, out / "last.pt", about or {})
     state.resume(model, ema, optimiser)
     stop = stop_on_signal()
     board, began = SummaryWriter(str(out)), time.monotonic()
-    with ThreadPoolExecutor(1) as ahead:
-        for epoch in range(state.epoch, recipe.epochs):
-            means = run_epoch(task, state, model, ema, optimiser, epoch, device, amp, ahead, stop)
-            if stop():
-                log.warning("stopped in epoch %d; %s holds everything up to its beginning", epoch + 1, state.path)
-                break
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                scores = task.evaluate(ema.model, recipe.stage_of(epoch))
-            state.finish(epoch, means, scores, (time.monotonic() - began) / 3600, model, ema, optimiser)
-            report(board, epoch, recipe, task.score_name, means, scores)
-            began_hours = (time.monotonic() - began) / 3600
-            if began_hours > max_hours:
-                log.warning("stopped after %.2f hours, as asked", began_hours)
-                break
+    for epoch in range(state.epoch, recipe.epochs):
+        means = run_epoch(task, state, model, ema, optimiser, epoch, device, amp, stop)
+        if stop():
+            log.warning("stopped in epoch %d; %s holds everything up to its beginning", epoch + 1, state.path)
+            break
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            scores = task.evaluate(ema.model, recipe.stage_of(epoch))
+        state.finish(epoch, means, scores, (time.monotonic() - began) / 3600, model, ema, optimiser)
+        report(board, epoch, recipe, task.score_name, means, scores)
+        began_hours = (time.monotonic() - began) / 3600
+        if began_hours > max_hours:
+            log.warning("stopped after %.2f hours, as asked", began_hours)
+            break
     board.close()
     return state.path
 
@@ -107,7 +107,6 @@ def run_epoch(
     epoch: int,
     device: torch.device,
     amp: bool,
-    ahead: ThreadPoolExecutor,
     stop: Callable[[], bool],
 ) -> dict[str, float]:
     """One pass over the training examples; returns each loss term's mean."""
@@ -116,7 +115,7 @@ def run_epoch(
     sums: dict[str, Tensor] = {}
     model.train()
     bar = tqdm(total=steps, desc=f"epoch {epoch + 1}/{recipe.epochs} {stage.height}x{stage.width}", unit="step")
-    for step, (images, targets) in enumerate(batches(task, stage, recipe.seed, epoch, ahead)):
+    for step, (images, targets) in enumerate(batches(task, stage, recipe.seed, epoch)):
         fraction = state.done_before(epoch) + (step / steps) * state.share_of(epoch)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(recipe, fraction, epoch + step / steps)
@@ -127,7 +126,7 @@ def run_epoch(
         terms = task.losses(outputs, targets, stage, kd_weight)
         total = torch.stack(list(terms.values())).sum()
         optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         ema.update(model)
         for name, term in terms.items():
@@ -142,20 +141,13 @@ def run_epoch(
     return {name: value.item() / steps for name, value in sums.items()}
 
 
-def batches(task: Task, stage: Stage, seed: int, epoch: int, ahead: ThreadPoolExecutor) -> Iterator[Batch]:
-    """The epoch's batches, the next one being prepared while the present one is learnt."""
+def batches(task: Task, stage: Stage, seed: int, epoch: int) -> Iterator[Batch]:
+    """The epoch's batches, each a function of (seed, epoch, step) alone."""
     order = torch.randperm(len(task), generator=seeded(seed, epoch, 0))
-    rows = [chunk for chunk in order.split(stage.batch) if len(chunk) == stage.batch]
+    rows = [chunk for chunk in torch.split(order, stage.batch) if len(chunk) == stage.batch]
 
-    def prepare(step: int) -> Batch:
-        return task.batch(rows[step], stage, seeded(seed, epoch, step + 1))
-
-    upcoming = ahead.submit(prepare, 0)
     for step in range(len(rows)):
-        current = upcoming.result()
-        if step + 1 < len(rows):
-            upcoming = ahead.submit(prepare, step + 1)
-        yield current
+        yield task.batch(rows[step], stage, seeded(seed, epoch, step + 1))
 
 
 def seeded(seed: int, epoch: int, step: int) -> Generator:
@@ -166,7 +158,9 @@ def seeded(seed: int, epoch: int, step: int) -> Generator:
 
 def held_pictures(image_ids: np.ndarray, share: float) -> np.ndarray:
     """Which pictures (N,) bool are kept aside: by their id alone, so that every run and machine agrees."""
-    mixed = (image_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)  # Knuth's multiplicative hash
+    mixed = (image_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(
+        40
+    )  # Knuth's multiplicative hash
     return mixed < share * 2**24
 
 
@@ -226,8 +220,8 @@ def report(
 class Progress:
     """How far a run is, and its checkpoint."""
 
-    def __init__(self, recipe: Recipe, task: Task, path: Path) -> None:
-        self.recipe, self.path = recipe, path
+    def __init__(self, recipe: Recipe, task: Task, path: Path, about: dict[str, str]) -> None:
+        self.recipe, self.path, self.about = recipe, path, about
         self.epoch, self.hours = 0, 0.0
         self.history: list[dict[str, Any]] = []
         steps = [len(task) // recipe.stage_of(e).batch for e in range(recipe.epochs)]
@@ -277,6 +271,6 @@ class Progress:
             "hours": self.hours + hours,
             "history": self.history,
             "torch": torch.__version__,
-            "cpus": os.cpu_count(),
+            **self.about,
         }
         save_checkpoint(self.path, content)

@@ -1,0 +1,160 @@
+"""What `okdhp train`, `export` and `evaluate` do, once their options are read."""
+
+import copy
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from app.skeleton import KEYPOINT_NAMES
+from model.export import cost, deploy, export_onnx, sha256
+from training import detector_task, pose_task
+from training.checkpoint import load_checkpoint
+from training.config import load_recipe, recipe_from_dict
+from training.data import Dataset, load_dataset
+from training.evaluate import coco_ap, detector_table, load_network, oks_table, pose_results
+from training.train import train
+
+VERSION = "1"
+# Share of people with OKS >= t, mean over t, of MediaPipe 0.10.21's BlazePose Full on 1.5x crops of the same val.json.
+BLAZEPOSE_FULL = {"coco": 0.29, "lspet": 0.54}
+
+
+def run_training(
+    recipe: Path, data: Path, out: Path, device: str, amp: str, init: Path | None, max_hours: float, limit: int | None
+) -> Path:
+    """Train `recipe` on the COCO-format folder `data` (its train.json); returns the checkpoint's path."""
+    chosen = pick_device(device)
+    cv2.setNumThreads(1)  # torch already uses every core
+    dataset = load_dataset(data, "train", chosen, limit)
+    fast = wants_amp(amp, chosen)
+    print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
+    about = {"data": f"{len(dataset.people)} people of {data.name}/train.json", "hardware": hardware(chosen)}
+    values = load_recipe(recipe)
+    return train(values, dataset, out, device=chosen, amp=fast, init=init, max_hours=max_hours, about=about)
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device for auto|cpu|cuda|cuda:N. Raises ValueError when CUDA is asked for and absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name} was asked for, but PyTorch {torch.__version__} sees no CUDA device")
+    return device
+
+
+def wants_amp(choice: str, device: torch.device) -> bool:
+    """bfloat16 for auto|on|off: on every CUDA device, and on CPUs whose matrix units (AMX) make it the faster type."""
+    if choice == "auto":
+        return device.type == "cuda" or "amx_bf16" in _cpu_flags()
+    return choice == "on"
+
+
+def _cpu_flags() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def run_export(checkpoint: Path, out: Path, branch: str | None, data: Path | None) -> dict[str, Any]:
+    """Write the deployed ONNX file `out` of a checkpoint and its model card beside it; returns the card.
+
+    branch: the recipe's kept one unless named. data: a folder whose val.json the exported file is scored on.
+    """
+    content = load_checkpoint(checkpoint)
+    recipe = recipe_from_dict(content["recipe"])
+    build = pose_task.build_model if recipe.task == "pose" else detector_task.build_model
+    model = build(recipe)
+    model.load_state_dict(content["ema"])
+    size_hw = (recipe.stages[-1].height, recipe.stages[-1].width)
+    deployed = deploy(copy.deepcopy(model).eval(), branch or recipe.kept, recipe.task)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    export_onnx(deployed, size_hw, out)
+    card = {
+        "name": recipe.name,
+        "version": VERSION,
+        "task": recipe.task,
+        "file": out.name,
+        "sha256": sha256(out),
+        "date": datetime.date.today().isoformat(),
+        "input": {"height": size_hw[0], "width": size_hw[1], "layout": "NHWC", "dtype": "uint8", "colour": "RGB"},
+        "keypoints": list(KEYPOINT_NAMES) if recipe.task == "pose" else [],
+        **cost(deployed, size_hw),
+        "branch": branch or recipe.kept,
+        "data": content.get("data", ""),
+        "trained": {
+            "epochs": content["epoch"],
+            "hours": round(content["hours"], 2),
+            "hardware": content.get("hardware", ""),
+            "torch": content["torch"],
+            "commit": _commit(),
+            "seed": recipe.seed,
+        },
+        "held_out": content["history"][-1]["scores"] if content["history"] else {},
+        "scores": {},
+        "recipe": dataclasses.asdict(recipe),
+    }
+    if data is not None:
+        card.update(_scored(out, recipe.task, load_dataset(data, "val")))
+    out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    return card
+
+
+def _scored(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:
+    """The card's `scores` (and a detector's recommended `min_score`), measured on `dataset`."""
+    network = load_network(path)
+    if task == "pose":
+        table = oks_table(network, dataset)
+        scores: dict[str, Any] = {f"oks_share/{source}": round(value, 4) for source, (_, value) in table.items()}
+        return {"scores": scores | {"command": "okdhp evaluate"}}
+    row = detector_table(network, dataset)
+    return {"scores": row | {"command": "okdhp evaluate"}, "min_score": row["threshold"]}
+
+
+def run_evaluate(data: Path, split: str, pose: Path, detector: Path | None, limit: int | None) -> None:
+    """Print what the deployed files reach on `data`'s `split`.json: poses with listed boxes, people found, COCO AP."""
+    dataset = load_dataset(data, split, limit=limit)
+    network = load_network(pose)
+    print(f"\n{pose}, listed boxes, no flip test: share of people with OKS >= t, mean over t = .50:.05:.95")
+    print(f"{'source':<10}{'people':>8}{'share':>9}{'BlazePose Full':>16}")
+    for source, (count, value) in oks_table(network, dataset).items():
+        known = BLAZEPOSE_FULL.get(source)
+        print(f"{source:<10}{count:>8}{value:>9.3f}{known if known is not None else '':>16}")
+    if detector is None or "coco" not in dataset.sources:
+        return
+    finder = load_network(detector)
+    row = detector_table(finder, dataset)
+    print(f"\n{detector}: recall of people taller than 64 px at 0.3 false people a picture (IoU 0.5, COCO pictures)")
+    print(f"recall {row['recall_at_0.3_false']:.3f} at score {row['threshold']:.3f}, {row['pictures']} pictures")
+    pictures = [index for index, source in enumerate(dataset.sources) if source == "coco"]
+    results = pose_results(network, finder, dataset, pictures, min_score=min(0.05, row["threshold"]))
+    image_ids = [int(dataset.image_ids[index]) for index in pictures]
+    scores = coco_ap(data / f"{split}.json", results, image_ids)
+    print(
+        f"\nboth, no boxes given: COCO keypoint AP on {split}.json (compare on this file only: its areas are approximate)"
+    )
+    print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+
+
+def hardware(device: torch.device) -> str:
+    """A few words on what trained: the GPU's or the CPU's name and how many cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = [line.split(":")[1].strip() for line in _cpu_flags().splitlines() if line.startswith("model name")]
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or 'an unknown CPU'}"
+
+
+def _commit() -> str:
+    """The repository's commit, or "" outside one."""
+    root = Path(__file__).parent
+    found = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()

@@ -1,0 +1,125 @@
+"""The deployed ONNX files on annotated pictures: what users get, measured through the graph that serves them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from app.geometry import crop_matrix, invert, letterbox_matrix, transform, warp
+from training.data import Dataset, People
+from training.metrics import measured, oks, oks_share, recall_at_false_rate
+
+BATCH = 32
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Network:
+    """An ONNX file with one uint8 (N, H, W, 3) input; `run` takes a list of (H, W, 3) pictures of `size_wh`."""
+
+    size_wh: tuple[int, int]
+    run: Callable[[list[np.ndarray]], list[np.ndarray]]
+
+
+def load_network(path: Path) -> Network:
+    """Open an exported file on the CPU."""
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (entry,) = session.get_inputs()
+    _, height, width, _ = entry.shape
+    return Network((width, height), lambda pictures: session.run(None, {entry.name: np.stack(pictures)}))
+
+
+def predict_poses(network: Network, dataset: Dataset, people: People) -> tuple[Floats, Floats]:
+    """Keypoints (N, 17, 2) in picture pixels and scores (N, 17) for the people's own boxes; no flip test."""
+    keypoints, scores = [], []
+    for rows in tqdm(np.array_split(np.arange(len(people)), max(len(people) // BATCH, 1)), "poses", unit="batch"):
+        maps = [crop_matrix(people.boxes[row].numpy(), network.size_wh) for row in rows]
+        crops = [
+            warp(dataset.pictures.picture(int(people.picture[row])), matrix, network.size_wh)
+            for row, matrix in zip(rows, maps, strict=True)
+        ]
+        points, confidence = network.run(crops)
+        keypoints += [transform(p, invert(matrix)) for p, matrix in zip(points, maps, strict=True)]
+        scores.append(confidence)
+    return np.stack(keypoints), np.concatenate(scores)
+
+
+def oks_table(network: Network, dataset: Dataset) -> dict[str, tuple[int, float]]:
+    """Per source and for "all": number of measured people and their OKS share with the listed boxes."""
+    people = dataset.people
+    people = people.subset(measured(people.labelled.numpy(), people.boxes.numpy()))
+    keypoints, _ = predict_poses(network, dataset, people)
+    similarity = oks(keypoints, people.keypoints.numpy(), people.labelled.numpy(), people.area.numpy())
+    groups = {source: people.sources == source for source in sorted(set(people.sources))}
+    groups["all"] = np.ones(len(people), dtype=bool)
+    return {source: (int(mask.sum()), oks_share(similarity[mask])) for source, mask in groups.items()}
+
+
+def find_people(network: Network, dataset: Dataset, pictures: list[int]) -> list[tuple[Floats, Floats]]:
+    """Boxes (K, 4) xyxy in picture pixels and scores (K,) for each of `pictures`."""
+    found = []
+    for index in tqdm(pictures, "people", unit="picture"):
+        image = dataset.pictures.picture(index)
+        matrix = letterbox_matrix((image.shape[1], image.shape[0]), network.size_wh)
+        boxes, scores = network.run([warp(image, matrix, network.size_wh)])
+        found.append((transform(boxes[0].reshape(-1, 2), invert(matrix)).reshape(-1, 4), scores[0]))
+    return found
+
+
+def detector_table(network: Network, dataset: Dataset, source: str | None = "coco") -> dict[str, float]:
+    """Recall of people taller than 64 px at 0.3 false people a picture, and the score threshold that gives it.
+
+    `source`: only its pictures, where there are any; elsewhere not everyone is annotated.
+    """
+    chosen = (
+        np.flatnonzero(dataset.sources == source) if source in dataset.sources else np.arange(len(dataset.pictures))
+    )
+    found = find_people(network, dataset, chosen.tolist())
+    picture = dataset.people.picture.numpy()
+    listed = [dataset.people.boxes.numpy()[picture == index] for index in chosen]
+    recall, threshold = recall_at_false_rate(found, listed)
+    return {"pictures": len(chosen), "recall_at_0.3_false": round(recall, 4), "threshold": round(threshold, 4)}
+
+
+def pose_results(
+    pose: Network, detector: Network, dataset: Dataset, pictures: list[int], min_score: float
+) -> list[dict[str, Any]]:
+    """COCO result entries of the whole pipeline, no boxes given."""
+    results = []
+    found = find_people(detector, dataset, pictures)
+    for index, (boxes, scores) in zip(pictures, found, strict=True):
+        image, kept = dataset.pictures.picture(index), scores >= min_score
+        maps = [crop_matrix(box, pose.size_wh) for box in boxes[kept]]
+        if not maps:
+            continue
+        points, confidence = pose.run([warp(image, matrix, pose.size_wh) for matrix in maps])
+        for p, c, matrix, score in zip(points, confidence, maps, scores[kept], strict=True):
+            flat = np.concatenate([transform(p, invert(matrix)), c[:, None]], axis=1).astype(float)
+            results.append(
+                {
+                    "image_id": int(dataset.image_ids[index]),
+                    "category_id": 1,
+                    "keypoints": flat.ravel().tolist(),
+                    "score": float(score * c.mean()),
+                }
+            )
+    return results
+
+
+def coco_ap(annotations: Path, results: list[dict[str, Any]], image_ids: list[int]) -> dict[str, float]:
+    """COCO keypoint AP, AP50, AP75 and AR of `results` on `image_ids` (faster-coco-eval)."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    truth = COCO(str(annotations))
+    evaluation = COCOeval_faster(truth, truth.loadRes(results), "keypoints")
+    evaluation.params.imgIds = image_ids
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    ap, ap50, ap75, _, _, ar, *_ = evaluation.stats
+    return {"AP": float(ap), "AP50": float(ap50), "AP75": float(ap75), "AR": float(ar)}
