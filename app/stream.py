@@ -1,5 +1,264 @@
-"""WebSocket /stream."""
+"""WebSocket /stream: frames in, people with stable ids out; the newest frame wins.
 
+    client --frames--> _read --one-slot mailbox--> _answer --JSON--> client
+
+`_read` never waits for a network, so a slow server drops frames instead of falling behind. Messages and close codes are
+described at `stream` below.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NoReturn
+
+import orjson
+import structlog
 from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from app import metrics
+from app.door import End, Sessions, admit
+from app.errors import BadParameter, ClientError, Draining, ModelError, PoseError
+from app.formats import native_person
+from app.geometry import Image
+from app.pipeline import Person, Pipeline
+from app.schemas import Share
+from app.settings import Settings
+from app.tracking import TrackedPerson, Tracker
+
+log = structlog.get_logger("app.stream")
 router = APIRouter()
+
+
+class StreamOptions(BaseModel):
+    """What a client may set, before the first frame or between two; what is not named stays as it was."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    max_people: Annotated[int, Field(ge=1)] | None = None  # null: the service's limit
+    min_score: Share | None = None  # null: the detector's own threshold
+    detect_every: Annotated[int, Field(ge=1, le=10_000)] | None = None  # frames; null: the service's default
+    smoothing: bool = True
+    detect: bool = False  # true: the next frame goes through the detector
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One binary message: its number from 0, its bytes, and when it came (perf_counter; uvloop's clock is coarse)."""
+
+    number: int
+    data: bytes
+    received_s: float
+
+
+@dataclass
+class Mailbox:
+    """Holds the newest frame until it is taken; counts those that were never taken."""
+
+    dropped: int = 0
+    _frame: Frame | None = None
+    _filled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def put(self, frame: Frame) -> None:
+        if self._frame is not None:
+            self.dropped += 1
+            metrics.stream_frames.labels("dropped").inc()
+        self._frame = frame
+        self._filled.set()
+
+    async def take(self) -> Frame:
+        await self._filled.wait()
+        frame, self._frame = self._frame, None
+        self._filled.clear()
+        assert frame is not None
+        return frame
+
+
+@router.websocket("/stream")
+async def stream(websocket: WebSocket) -> None:
+    """One client's stream.
+
+    In: binary messages, each a JPEG, PNG or WebP frame; text messages, each a JSON object of StreamOptions.
+    Out, for each frame that is processed: {"frame", "image", "people", "timing_ms", "age_ms", "dropped"}, or
+    {"error": RFC 9457 members, "frame"}; for refused options the same with "frame": null. No error ends the stream.
+
+    Ends: 1001 idle or too old, 1003 text that is not JSON, 1008 API key or answers not read, 1009 message too big,
+    1011 our mistake, 1012 restart, 1013 too many streams. A foreign origin is refused with 403 before the handshake.
+    """
+    settings: Settings = websocket.app.state.settings
+    try:
+        async with admit(websocket, settings, Sessions.of(websocket.app)):
+            await Session(websocket, websocket.app.state.pipeline, settings).run()
+    except WebSocketDisconnect:
+        pass
+    except End as end:
+        await end.say(websocket, settings.stream_send_timeout_s)
+    except Exception:
+        log.exception("stream failed")
+        await End(1011, "our mistake; the log has the details").say(websocket, settings.stream_send_timeout_s)
+
+
+class Session:
+    """One client's stream: its options, its tracker, its mailbox."""
+
+    def __init__(self, websocket: WebSocket, pipeline: Pipeline, settings: Settings) -> None:
+        self._websocket = websocket
+        self._pipeline = pipeline
+        self._settings = settings
+        self._options = StreamOptions()
+        self._tracker = Tracker()
+        self._image_wh = (0, 0)
+        self._mailbox = Mailbox()
+        self._sending = asyncio.Lock()
+        self._apply(self._options)
+
+    async def run(self) -> NoReturn:
+        """Work until the client leaves (WebSocketDisconnect) or the stream must end (End)."""
+        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._answer())]
+        try:
+            done, _ = await asyncio.wait(
+                tasks, timeout=self._settings.stream_max_age_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+        raise End(1001, f"streams end after {self._settings.stream_max_age_s:g} seconds; connect again")
+
+    async def _read(self) -> NoReturn:
+        """Take every message as it comes."""
+        number, limit = 0, self._settings.stream_max_message_bytes
+        while True:
+            message = await self._receive()
+            data, text = message.get("bytes"), message.get("text")
+            if len(data or text or "") > limit:
+                raise End(1009, f"a message may have {limit} bytes")
+            if data is not None:
+                self._mailbox.put(Frame(number, data, time.perf_counter()))
+                number += 1
+            else:
+                await self._take_options(text or "")
+
+    async def _receive(self) -> Any:
+        idle_s = self._settings.stream_idle_timeout_s
+        try:
+            async with asyncio.timeout(idle_s):
+                message = await self._websocket.receive()
+        except TimeoutError:
+            raise End(1001, f"no message for {idle_s:g} seconds") from None
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message["code"])
+        return message
+
+    async def _take_options(self, text: str) -> None:
+        try:
+            self._apply(self._parsed(text))
+        except BadParameter as error:
+            await self._refuse(error, None)
+
+    def _parsed(self, text: str) -> StreamOptions:
+        """The options after this message. Raises BadParameter, or End for what is no JSON."""
+        try:
+            given = StreamOptions.model_validate_json(text)
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_context=False, include_input=False)
+            if faults[0]["type"] == "json_invalid":
+                raise End(1003, "text messages are JSON options; send frames as binary messages") from None
+            sentences = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults]
+            raise BadParameter("; ".join(sentences)[:1000]) from None
+        if (given.max_people or 0) > self._settings.max_people:
+            raise BadParameter(f"max_people: at most {self._settings.max_people} here")
+        return self._options.model_copy(update={name: getattr(given, name) for name in given.model_fields_set})
+
+    def _apply(self, options: StreamOptions) -> None:
+        self._options = options.model_copy(update={"detect": False})
+        self._tracker.max_people = options.max_people or self._settings.max_people
+        self._tracker.min_score = options.min_score or 0.0
+        self._tracker.detect_every_frames = options.detect_every or self._settings.stream_detect_every_frames
+        self._tracker.smoothing = options.smoothing
+        if options.detect:
+            self._tracker.ask_detector()
+
+    async def _answer(self) -> NoReturn:
+        """Work on the newest frame, for ever."""
+        while True:
+            frame = await self._mailbox.take()
+            try:
+                answer = await self._people_of(frame)
+            except Draining:
+                raise End(1012, "the service restarts; connect again") from None
+            except PoseError as error:
+                metrics.stream_frames.labels(_outcome(error)).inc()
+                await self._refuse(error, frame.number)
+                continue
+            age_s = time.perf_counter() - frame.received_s
+            await self._send({**answer, "age_ms": round(age_s * 1e3, 2), "dropped": self._mailbox.dropped})
+            metrics.stream_frames.labels("answered").inc()
+            metrics.stream_frame_age_seconds.observe(age_s)
+
+    async def _people_of(self, frame: Frame) -> dict[str, Any]:
+        """The answer to one frame, but for its age. Raises PoseError; the tracker then is as it was before."""
+        started = time.perf_counter()
+        left_s = self._settings.request_deadline_ms / 1000 - (started - frame.received_s)
+        deadline = asyncio.get_running_loop().time() + left_s
+        image = await self._pipeline.decode(frame.data)
+        decoded = time.perf_counter()
+        people, timing_ms = await self._follow(image, frame.received_s, deadline)
+        metrics.people_per_image.observe(len(people))
+        total_ms = (time.perf_counter() - started) * 1e3
+        timing_ms = {"decode": (decoded - started) * 1e3, **timing_ms, "total": total_ms}
+        return {
+            "frame": frame.number,
+            "image": {"width": image.shape[1], "height": image.shape[0]},
+            "people": [_shaped(person) for person in people],
+            "timing_ms": {stage: round(ms, 2) for stage, ms in timing_ms.items()},
+        }
+
+    async def _follow(
+        self, image: Image, time_s: float, deadline: float
+    ) -> tuple[list[TrackedPerson], dict[str, float]]:
+        """The people in the next frame, and the milliseconds of each stage."""
+        image_wh = (image.shape[1], image.shape[0])
+        if image_wh != self._image_wh:  # another camera, or the phone was turned: old places mean nothing
+            self._tracker.forget()
+            self._image_wh = image_wh
+        queue_ms, detect_ms, regions = 0.0, 0.0, self._tracker.regions(time_s)
+        if self._tracker.wants_detector():
+            detections = await self._pipeline.detect(
+                image, min_score=self._options.min_score, max_people=self._settings.max_people, deadline=deadline
+            )
+            regions = self._tracker.regions(time_s, detections.boxes_xyxy, detections.scores)
+            queue_ms, detect_ms = detections.queue_ms, detections.run_ms
+        poses = await self._pipeline.pose(image, regions.boxes_xyxy.astype("float32"), deadline=deadline)
+        people = self._tracker.update(time_s, image_wh, regions, poses.keypoints, poses.scores)
+        return people, {"queue": queue_ms + poses.queue_ms, "detect": detect_ms, "pose": poses.run_ms}
+
+    async def _refuse(self, error: PoseError, number: int | None) -> None:
+        metrics.rejected.labels(error.reason).inc()
+        await self._send({"error": error.problem(), "frame": number})
+
+    async def _send(self, content: dict[str, Any]) -> None:
+        """Send JSON; a client who does not take it in time is cut off, because its answers would fill the memory."""
+        try:
+            async with asyncio.timeout(self._settings.stream_send_timeout_s), self._sending:
+                await self._websocket.send_text(orjson.dumps(content).decode())
+        except TimeoutError:
+            raise End(1008, "answers are not read", deaf=True) from None
+        except RuntimeError:  # the server closed the socket, and the reader is about to hear of it
+            raise WebSocketDisconnect(1006) from None
+
+
+def _outcome(error: PoseError) -> str:
+    """The label of pose_stream_frames_total: bad, failed or overloaded."""
+    if isinstance(error, ClientError):
+        return "bad"
+    return "failed" if isinstance(error, ModelError) else "overloaded"
+
+
+def _shaped(person: TrackedPerson) -> dict[str, Any]:
+    box, keypoints = person.box_xyxy.astype("float32"), person.keypoints.astype("float32")
+    scores = person.keypoint_scores.astype("float32")
+    return native_person(person.id, Person(person.score, box, keypoints, scores))

@@ -1,0 +1,132 @@
+"""Who may open a stream, how many at a time, and how a stream ends."""
+
+import asyncio
+import base64
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from urllib.parse import urlsplit
+
+import orjson
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from app import metrics
+from app.access import check_key, given_key
+from app.errors import ClientError, PoseError, Unauthorized
+from app.settings import Settings
+
+PROTOCOL = "pose.v1"  # the WebSocket subprotocol; offering it is optional
+KEY_PREFIX = "pose.key."  # a browser cannot set headers: it offers a second subprotocol, this and the key in base64url
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class ForbiddenOrigin(ClientError):
+    status, title, reason = 403, "Origin not allowed", "origin"
+
+
+class End(Exception):
+    """The stream must end with this close code (RFC 6455, 7.4) and reason. `deaf`: the client would not hear it."""
+
+    def __init__(self, code: int, reason: str, *, deaf: bool = False) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.deaf = deaf
+
+    async def say(self, websocket: WebSocket, timeout_s: float) -> None:
+        """Close the socket; whether the client takes notice is not waited for."""
+        if self.deaf:
+            return
+        with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):  # gone already
+            async with asyncio.timeout(timeout_s):
+                await websocket.close(self.code, self.reason)
+
+
+class Sessions:
+    """Counts the open streams, in all and of each address."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._limit = settings.stream_max_sessions
+        self._limit_per_address = settings.stream_max_sessions_per_address
+        self._open: Counter[str] = Counter()
+
+    @classmethod
+    def of(cls, app: Starlette) -> "Sessions":
+        """The one counter of this application."""
+        if not hasattr(app.state, "stream_sessions"):
+            app.state.stream_sessions = cls(app.state.settings)
+        sessions: Sessions = app.state.stream_sessions
+        return sessions
+
+    @contextmanager
+    def enter(self, address: str) -> Iterator[None]:
+        """Count one stream of `address` while the block runs. Raises End where there is no room."""
+        if self._open.total() >= self._limit or self._open[address] >= self._limit_per_address:
+            metrics.rejected.labels("sessions").inc()
+            raise End(1013, "too many streams; try again later")
+        self._open[address] += 1
+        metrics.stream_sessions.inc()
+        try:
+            yield
+        finally:
+            metrics.stream_sessions.dec()
+            self._open[address] -= 1
+            self._open += Counter()  # forget addresses without a stream
+
+
+@asynccontextmanager
+async def admit(websocket: WebSocket, settings: Settings, sessions: Sessions) -> AsyncIterator[None]:
+    """Open the socket for a client who may come in, and count the stream while the block runs.
+
+    A foreign origin never gets through the handshake. The other refusals come just after it: a browser shows its page
+    the code of a close, but nothing of a failed handshake. Raises End or WebSocketDisconnect.
+    """
+    if not _origin_allowed(websocket, settings.stream_allowed_origins):
+        await _deny(websocket, ForbiddenOrigin("this origin may not open streams; see POSE_STREAM_ALLOWED_ORIGINS"))
+        raise WebSocketDisconnect(1008)
+    await websocket.accept(PROTOCOL if PROTOCOL in websocket.scope["subprotocols"] else None)
+    address = websocket.client.host if websocket.client else "unknown"
+    key = given_key(websocket.headers) or _key_of(websocket.scope["subprotocols"])
+    try:
+        check_key(key, settings.api_keys)
+        websocket.app.state.rate_limit.take(key if settings.api_keys else address)
+    except PoseError as error:
+        metrics.rejected.labels(error.reason).inc()
+        raise End(1008 if isinstance(error, Unauthorized) else 1013, error.title) from None
+    with sessions.enter(address):
+        yield
+
+
+def _origin_allowed(websocket: WebSocket, allowed: tuple[str, ...]) -> bool:
+    """Browsers name the page's origin and do not let it lie; a client that names none is no browser."""
+    origin = websocket.headers.get("origin")
+    if origin is None or "*" in allowed or origin in allowed:
+        return True
+    try:
+        page = urlsplit(origin)
+        host = urlsplit(f"//{websocket.headers.get('host', '')}")
+        port = DEFAULT_PORTS.get(page.scheme)
+        return page.hostname is not None and (page.hostname, page.port or port) == (host.hostname, host.port or port)
+    except ValueError:  # a port that is no number
+        return False
+
+
+def _key_of(subprotocols: list[str]) -> str:
+    for name in subprotocols:
+        if name.startswith(KEY_PREFIX):
+            text = name.removeprefix(KEY_PREFIX)
+            with suppress(ValueError):  # not base64, or not text
+                return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+    return ""
+
+
+async def _deny(websocket: WebSocket, error: PoseError) -> None:
+    """Answer the handshake with an ordinary HTTP error."""
+    metrics.rejected.labels(error.reason).inc()
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        body = orjson.dumps(error.problem())
+        await websocket.send_denial_response(Response(body, error.status, media_type="application/problem+json"))
+    else:
+        await websocket.close(1008)  # becomes a bare 403
