@@ -1,6 +1,7 @@
 """The command line: `okdhp serve | predict | ...`."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
