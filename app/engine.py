@@ -116,9 +116,13 @@ def _open(path: Path, provider: str, intra_op_threads: int) -> onnxruntime.Infer
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads or available_cpus()
     options.inter_op_num_threads = 1
+    # A session's idle threads would otherwise spin, and keep the cores from decoding and from the other network: on two
+    # cores with other work, detector and pose network together took 80 ms a picture spinning and 20 to 27 ms without.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only: what matters of the rest is told by our own log line
+    providers = _wanted(path, provider)
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=_wanted(path, provider))
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:
         raise StartError(f"{path}: ONNX Runtime cannot load this file: {str(error).splitlines()[0]}") from error
     session.disable_fallback()  # a failing GPU must be seen, not silently replaced

@@ -1,18 +1,18 @@
 """Two small ASGI middlewares: the body limit, and the record (request id, metrics, log line) of every request."""
 
+import logging
 import re
 import time
 import uuid
 from typing import Any
 
-import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import metrics
 from app.errors import TooLarge
 
-log = structlog.get_logger("app.access")
+log = logging.getLogger("app.access")
 
 SAFE_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
@@ -80,12 +80,14 @@ class Record:
             client = scope["client"][0] if scope.get("client") else None
             log.info(
                 "request",
-                id=request_id,
-                client=client,
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                ms=round(took_s * 1e3, 2),
+                extra={
+                    "id": request_id,
+                    "client": client,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "ms": round(took_s * 1e3, 2),
+                },
             )
 
 

@@ -104,7 +104,8 @@ class OneLineStart:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def shortened(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed":
-                message = {**message, "message": message["message"].strip().splitlines()[-1]}
+                last_line = message["message"].strip().splitlines()[-1]
+                message = {**message, "message": last_line.removeprefix("app.errors.StartError: ")}
             await send(message)
 
         await self._app(scope, receive, shortened if scope["type"] == "lifespan" else send)

@@ -1,5 +1,6 @@
 """What the tests share: tiny networks, pictures of bright "people", a real server on a real port."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,15 +22,14 @@ from app.settings import Settings
 WEIGHTS = Path(__file__).parent.parent / "weights"
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither the developer's environment nor a .env file changes what a test sees."""
-    import os
-
-    for name in list(os.environ):
-        if name.startswith("POSE_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    """The developer's environment doesn't change what a test sees."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.upper().startswith("POSE_"):
+                patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -79,11 +79,12 @@ def running(settings: Settings) -> Iterator[Server]:
     socket = config.bind_socket()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
+    while not server.started and thread.is_alive():
+        thread.join(0.005)
+    assert server.started, "the service did not start"
     url = f"http://127.0.0.1:{socket.getsockname()[1]}"
     try:
-        transport = httpx.HTTPTransport(retries=0)
-        with httpx.Client(base_url=url, timeout=30, transport=transport) as client:
-            client.get("/livez")  # the socket listens already: this waits in its backlog until the start is over
+        with httpx.Client(base_url=url, timeout=30) as client:
             yield Server(url, app, client)
     finally:
         server.should_exit = True
@@ -99,7 +100,7 @@ def server(tiny_models: dict[str, Path]) -> Iterator[Server]:
 
 
 def picture(width: int = 120, height: int = 90, boxes: tuple[tuple[int, int, int, int], ...] = ()) -> NDArray[np.uint8]:
-    """A dark picture (height, width, 3) with a white rectangle, a tiny network's idea of a person, per x1, y1, x2, y2."""
+    """A dark picture (height, width, 3) with a white rectangle, a tiny network's idea of a person, for each box."""
     image = np.full((height, width, 3), 30, np.uint8)
     for x1, y1, x2, y2 in boxes:
         image[y1:y2, x1:x2] = 255

@@ -1,0 +1,61 @@
+"""Keys and the rate limit."""
+
+import pytest
+
+from app.access import RateLimit, check_key, given_key
+from app.errors import RateLimited, Unauthorized
+
+
+@pytest.mark.parametrize("headers, key", [
+    ({"x-api-key": "k"}, "k"), ({"authorization": "Bearer k"}, "k"), ({"authorization": "bearer  k "}, "k"),
+    ({"authorization": "Basic k"}, ""), ({"authorization": "k"}, ""), ({}, ""),
+])  # fmt: skip
+def test_a_key_is_read_from_either_header(headers: dict[str, str], key: str) -> None:
+    assert given_key(headers) == key
+
+
+def test_without_configured_keys_everybody_may_ask() -> None:
+    check_key("", ())
+    check_key("anything", ())
+
+
+@pytest.mark.parametrize("key", ["", "wrong", "righ", "rightt", "é"])
+def test_a_wrong_key_is_refused(key: str) -> None:
+    check_key("right", ("other", "right"))
+    with pytest.raises(Unauthorized):
+        check_key(key, ("other", "right"))
+
+
+def test_the_rate_limit_refills_with_time() -> None:
+    limit = RateLimit(60)
+    for _ in range(60):
+        limit.take("a", now_s=0)
+    with pytest.raises(RateLimited) as refused:
+        limit.take("a", now_s=0)
+    assert refused.value.retry_after_s in (1, 2)
+    limit.take("b", now_s=0)
+    limit.take("a", now_s=1)
+    with pytest.raises(RateLimited):
+        limit.take("a", now_s=1)
+
+
+def test_coming_back_when_told_works() -> None:
+    limit = RateLimit(1)
+    limit.take("a", now_s=0)
+    with pytest.raises(RateLimited) as refused:
+        limit.take("a", now_s=20)
+    assert refused.value.retry_after_s is not None
+    limit.take("a", now_s=20 + refused.value.retry_after_s)
+
+
+def test_made_up_clients_do_not_fill_the_memory() -> None:
+    limit = RateLimit(1, max_clients=10)
+    for number in range(1000):
+        limit.take(str(number), now_s=0)
+    assert len(limit._buckets) == 10
+
+
+def test_zero_means_no_limit() -> None:
+    limit = RateLimit(0)
+    for _ in range(1000):
+        limit.take("a", now_s=0)

@@ -1,0 +1,34 @@
+"""The metrics that dashboards rely on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import Server
+
+ROOT = Path(__file__).parent.parent.parent
+NAMES = {
+    "pose_requests_total", "pose_rejected_total", "pose_request_duration_seconds", "pose_queue_duration_seconds",
+    "pose_decode_duration_seconds", "pose_preprocess_duration_seconds", "pose_inference_duration_seconds",
+    "pose_postprocess_duration_seconds", "pose_batch_size", "pose_queue_depth", "pose_people_per_image",
+    "pose_stream_sessions", "pose_stream_frames_total", "pose_stream_frame_age_seconds",
+    "pose_execution_provider_info", "pose_build_info",
+}  # fmt: skip
+
+
+def test_every_promised_metric_is_declared(server: Server) -> None:
+    text = server.client.get("/metrics").text
+    assert NAMES <= {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+
+
+def test_several_worker_processes_are_added_up(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    count = "from app import metrics; metrics.rejected.labels('x').inc(); metrics.build.labels('1', '2').set(1)"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", count], cwd=ROOT, env=environment, check=True)
+    show = "from app import metrics; print(metrics.exposition().decode())"
+    text = subprocess.run(
+        [sys.executable, "-c", show], cwd=ROOT, env=environment, check=True, capture_output=True
+    ).stdout
+    assert b'pose_rejected_total{reason="x"} 2.0' in text

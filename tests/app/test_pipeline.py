@@ -1,0 +1,145 @@
+"""Pictures to people: mapping, thresholds, duplicates, deadlines."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+import tiny
+from conftest import encoded, picture
+
+from app.errors import BadImage, DeadlinePassed, Draining, StartError
+from app.pipeline import Options, Pipeline
+from app.scoring import distinct, oks, person_scores
+from app.settings import Settings
+
+T = TypeVar("T")
+POSE = np.random.default_rng(0).uniform(0, 100, (17, 2)).astype(np.float32)
+BOX = np.array([0, 0, 100, 100], np.float32)
+
+
+def with_pipeline(models: dict[str, Path], use: Callable[[Pipeline], Awaitable[T]]) -> T:
+    async def run() -> T:
+        pipeline = Pipeline(Settings(provider="cpu", **models))  # type: ignore[arg-type]
+        await pipeline.warm()
+        try:
+            return await use(pipeline)
+        finally:
+            await pipeline.close()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("width, height", [(120, 90), (90, 160), (640, 480), (3000, 2000), (33, 70)])
+def test_boxes_and_noses_come_back_in_picture_pixels(tiny_models: dict[str, Path], width: int, height: int) -> None:
+    box = (width // 8, height // 4, width * 3 // 8, height * 3 // 4)
+    image = picture(width, height, boxes=(box,))
+
+    async def use(pipeline: Pipeline) -> None:
+        found = await pipeline.detect(image, max_people=5)
+        cell = max(width, height) / tiny.DETECTOR_SIDE  # a pixel of the detector's input
+        np.testing.assert_allclose(found.boxes_xyxy, [box], atol=cell + 1)
+        poses = await pipeline.pose(image, np.array([box], np.float32))
+        middle = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
+        np.testing.assert_allclose(poses.keypoints[0, 0], middle, atol=max(1, cell / 2))
+
+    with_pipeline(tiny_models, use)
+
+
+def test_detections_stay_inside_the_picture(tiny_models: dict[str, Path]) -> None:
+    image = picture(50, 80, boxes=((0, 0, 20, 80),))
+    found = with_pipeline(tiny_models, lambda pipeline: pipeline.detect(image, max_people=5))
+    assert (found.boxes_xyxy >= 0).all() and (found.boxes_xyxy <= [50, 80, 50, 80]).all()
+
+
+def test_a_threshold_of_zero_invents_nobody(tiny_models: dict[str, Path]) -> None:
+    """The tiny detector's empty half gives a box turned inside out with score 0."""
+    image = picture(boxes=((10, 20, 34, 70),))
+    found = with_pipeline(tiny_models, lambda pipeline: pipeline.detect(image, min_score=0.0, max_people=5))
+    assert len(found.boxes_xyxy) == 1
+
+
+def test_no_boxes_give_no_poses(tiny_models: dict[str, Path]) -> None:
+    nobody = np.empty((0, 4), np.float32)
+    poses = with_pipeline(tiny_models, lambda pipeline: pipeline.pose(picture(), nobody))
+    assert poses.keypoints.shape == (0, 17, 2) and poses.scores.shape == (0, 17)
+
+
+def test_a_deadline_in_the_past_stops_each_stage(tiny_models: dict[str, Path]) -> None:
+    async def use(pipeline: Pipeline) -> None:
+        past = asyncio.get_running_loop().time() - 1
+        with pytest.raises(DeadlinePassed):
+            await pipeline.detect(picture(), max_people=5, deadline=past)
+        with pytest.raises(DeadlinePassed):
+            await pipeline.pose(picture(), BOX[None], deadline=past)
+        with pytest.raises(DeadlinePassed):
+            await pipeline.people(picture(), Options(5), past)
+        assert (await pipeline.people(picture(), Options(5))).people == ()
+
+    with_pipeline(tiny_models, use)
+
+
+def test_a_closed_pipeline_refuses_work_and_is_not_ready(tiny_models: dict[str, Path]) -> None:
+    async def use(pipeline: Pipeline) -> None:
+        assert pipeline.ready
+        with pytest.raises(BadImage):
+            await pipeline.decode(b"")
+        await pipeline.close()
+        assert not pipeline.ready and pipeline.draining
+        with pytest.raises(Draining):
+            await pipeline.decode(encoded(picture()))
+
+    with_pipeline(tiny_models, use)
+
+
+def test_it_is_not_ready_before_it_is_warm(tiny_models: dict[str, Path]) -> None:
+    async def use() -> None:
+        pipeline = Pipeline(Settings(provider="cpu", **tiny_models))  # type: ignore[arg-type]
+        assert not pipeline.ready
+        await pipeline.close()
+
+    asyncio.run(use())
+
+
+def test_networks_in_each_others_place_stop_the_start(tiny_models: dict[str, Path]) -> None:
+    swapped = {"pose_model": tiny_models["detector_model"], "detector_model": tiny_models["pose_model"]}
+    with pytest.raises(StartError, match="a detector gives boxes"):
+        with_pipeline(swapped, lambda pipeline: pipeline.detect(picture(), max_people=1))
+
+
+def test_oks_is_one_for_the_same_pose_and_falls_with_distance() -> None:
+    areas = np.full(3, 1e4, np.float32)
+    similar = oks(POSE, np.stack([POSE, POSE + 3, POSE + 100]), areas)
+    assert similar[0] == pytest.approx(1) and 1 > similar[1] > 0.5 and similar[2] < 0.01
+
+
+def test_oks_agrees_with_cocos_definition() -> None:
+    from app.skeleton import OKS_SIGMAS
+
+    other, area = POSE + np.random.default_rng(1).normal(0, 5, POSE.shape).astype(np.float32), 5000.0
+    terms = []
+    for (x1, y1), (x2, y2), sigma in zip(POSE, other, OKS_SIGMAS, strict=True):
+        terms.append(np.exp(-((x1 - x2) ** 2 + (y1 - y2) ** 2) / (2 * area * (2 * sigma) ** 2)))
+    assert oks(POSE, other[None], np.float32([area]))[0] == pytest.approx(np.mean(terms), rel=1e-4)
+
+
+def test_of_a_person_found_twice_the_better_stays() -> None:
+    keypoints = np.stack([POSE + 1, POSE, POSE + 60])
+    assert distinct(keypoints, np.float32([0.5, 0.9, 0.7]), np.stack([BOX, BOX, BOX + 60])) == [1, 2]
+
+
+def test_a_child_before_an_adult_is_not_the_same_person() -> None:
+    child = POSE * 0.3 + 35
+    assert distinct(np.stack([POSE, child]), np.float32([0.9, 0.8]), np.stack([BOX, BOX * 0.3 + 35])) == [0, 1]
+
+
+def test_nobody_is_distinct_from_nobody() -> None:
+    assert distinct(np.empty((0, 17, 2), np.float32), np.empty(0, np.float32), np.empty((0, 4), np.float32)) == []
+
+
+def test_a_persons_score_is_the_detectors_times_the_mean_of_the_keypoints() -> None:
+    scores = np.full((1, 17), 0.5, np.float32)
+    assert person_scores(scores).tolist() == [0.5]
+    assert person_scores(scores, np.float32([0.8])).tolist() == pytest.approx([0.4])

@@ -1,0 +1,55 @@
+"""Drawing people."""
+
+import numpy as np
+import pytest
+from conftest import picture
+
+from app.pipeline import Person
+from app.render import LEFT, MIDDLE, RIGHT, draw, to_jpeg
+from app.skeleton import KEYPOINT_NAMES
+
+HALF = {"left": 80.0, "right": 20.0, "nose": 50.0}  # the person faces us: their left is on our right
+
+
+def person(score: float = 0.9, offset: float = 0.0) -> Person:
+    rows = [
+        (HALF[name.partition("_")[0]] + offset, 10 + 5 * index + offset) for index, name in enumerate(KEYPOINT_NAMES)
+    ]
+    box = np.array([10, 0, 90, 100], np.float32) + offset
+    return Person(score, box, np.array(rows, np.float32), np.full(17, score, np.float32))
+
+
+def test_the_given_picture_stays_as_it_is() -> None:
+    image = picture(100, 100)
+    before = image.copy()
+    drawn = draw(image, [person()])
+    assert (image == before).all() and drawn.shape == image.shape and (drawn != image).any()
+
+
+def test_left_and_right_have_their_own_colours() -> None:
+    drawn = draw(picture(100, 100), [person()])
+    for column, colour in ((80, LEFT), (20, RIGHT), (50, MIDDLE)):
+        near = abs(drawn[:, max(column - 3, 0) : column + 4].astype(int) - colour).sum(-1)
+        assert near.min() < 12, column
+
+
+def test_keypoints_of_low_score_are_not_drawn() -> None:
+    image = picture(100, 100)
+    np.testing.assert_array_equal(draw(image, [person(score=0.1)]), image)
+
+
+def test_larger_people_get_thicker_lines() -> None:
+    image = picture(800, 800)
+    small = person()
+    large = Person(0.9, small.box_xyxy * 8, small.keypoints * 8, small.keypoint_scores)
+    inked = [(draw(image, [who]) != image).any(-1).sum() for who in (small, large)]
+    assert inked[1] > 16 * inked[0]  # with lines of the same thickness it would be 8 times
+
+
+@pytest.mark.parametrize("offset", [-50.0, 1e5, -1e5])
+def test_people_partly_or_wholly_outside_are_no_trouble(offset: float) -> None:
+    assert draw(picture(100, 100), [person(offset=offset)]).shape == (100, 100, 3)
+
+
+def test_a_drawing_becomes_a_jpeg() -> None:
+    assert to_jpeg(picture()).startswith(b"\xff\xd8\xff")

@@ -1,0 +1,63 @@
+"""Settings: POSE_* variables and .env, refused in one line when unknown or impossible."""
+
+from pathlib import Path
+
+import pytest
+
+from app.errors import StartError
+from app.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # no .env but the test's own
+
+
+def test_the_defaults_are_those_documented() -> None:
+    settings = Settings.load()
+    assert (settings.port, settings.provider, settings.max_people, settings.api_keys) == (8000, "auto", 50, ())
+    assert settings.pose_model.name == "pose.onnx" and settings.pose_model.is_absolute()
+
+
+def test_the_environment_wins_over_the_file_and_the_command_line_over_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("POSE_PORT=1\nPOSE_MAX_PEOPLE=7\nPOSE_MAX_IMAGES=3\nOTHER=untouched\n")
+    monkeypatch.setenv("POSE_PORT", "2")
+    monkeypatch.setenv("pose_max_people", "9")
+    settings = Settings.load(port=3)
+    assert (settings.port, settings.max_people, settings.max_images) == (3, 9, 3)
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSE_API_KEYS", "one, two,")
+    monkeypatch.setenv("POSE_STREAM_ALLOWED_ORIGINS", "*")
+    settings = Settings.load()
+    assert settings.api_keys == ("one", "two") and settings.stream_allowed_origins == ("*",)
+    assert "two" not in repr(settings)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("POSE_PORT", "eighty"), ("POSE_PORT", "70000"), ("POSE_PROVIDER", "gpu"), ("POSE_MAX_BATCH", "0"),
+    ("POSE_MAX_DELAY_MS", "nan"), ("POSE_MAX_DELAY_MS", "-1"), ("POSE_STREAM_MAX_AGE_S", "inf"),
+    ("POSE_LOG_LEVEL", "loud"), ("POSE_RATE_LIMIT_PER_MINUTE", "-1"), ("POSE_MAX_PIXELS", ""),
+])  # fmt: skip
+def test_an_impossible_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StartError, match=name) as stopped:
+        Settings.load()
+    assert "\n" not in str(stopped.value)
+
+
+def test_settings_that_contradict_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSE_MAX_WAITING", "10")
+    with pytest.raises(StartError, match="max_waiting"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("where", ["environment", "file"])
+def test_an_unknown_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    if where == "file":
+        Path(".env").write_text("POSE_PROVIDERS=cpu\n")
+    else:
+        monkeypatch.setenv("POSE_PROVIDERS", "cpu")
+    with pytest.raises(StartError, match="unknown setting POSE_PROVIDERS"):
+        Settings.load()
