@@ -1,0 +1,141 @@
+// The server: one picture by POST /pose, or a stream of frames by WebSocket /stream.
+
+const MAX_IN_FLIGHT = 2; // one in the networks, one on its way; more would only grow old
+const LONGEST_SILENCE_MS = 10_000; // a connection that answers no frame for so long is lost
+const FIRST_WAIT_MS = 500;
+const LONGEST_WAIT_MS = 8_000;
+const SENT_AS_IS = ["image/jpeg", "image/png", "image/webp"];
+
+/** The server refused; `message` is a sentence, `needsKey` says that an API key would help. */
+export class Refused extends Error {
+  constructor(message, needsKey = false) {
+    super(message);
+    this.needsKey = needsKey;
+  }
+}
+
+/** The people in `picture` (a Blob): the answer of POST /pose. Throws Refused. */
+export async function findPeople(picture, key) {
+  const headers = { "Content-Type": picture.type, ...(key && { "X-API-Key": key }) };
+  let response;
+  try {
+    response = await fetch("pose", { method: "POST", headers, body: picture });
+  } catch {
+    throw new Refused("The server cannot be reached. Is the network up?");
+  }
+  if (response.ok) return response.json();
+  const problem = await response.json().catch(() => ({}));
+  throw new Refused(sentence(problem, response.status), response.status === 401);
+}
+
+/** Whether POST /pose takes this file as it is; others are to be encoded anew. */
+export function isAccepted(file) {
+  return SENT_AS_IS.includes(file.type);
+}
+
+function sentence(problem, status) {
+  if (!problem.title) return `The server answered with status ${status}.`;
+  return `${problem.title}${problem.detail ? `: ${problem.detail}` : ""}.`;
+}
+
+/**
+ * A stream that mends itself. `on` has three functions: `answer(answer, roundTripMs)`, `problem(error)` for a refused
+ * frame, and `state(name, sentence)` with "open", "waiting" (it will try again), or "refused" (only a key can help).
+ */
+export class PoseStream {
+  #socket = null;
+  #sentAt = new Map(); // frame number -> when it was sent
+  #nextFrame = 0;
+  #failures = 0;
+  #timer = 0;
+  #watchdog = 0;
+
+  constructor(on, key) {
+    this.on = on;
+    this.key = key;
+    this.#connect();
+  }
+
+  /** Whether a frame sent now would be worked on soon. */
+  get ready() {
+    return this.#socket?.readyState === WebSocket.OPEN && this.#sentAt.size < MAX_IN_FLIGHT;
+  }
+
+  send(frame) {
+    if (!this.ready) return false;
+    this.#socket.send(frame);
+    this.#sentAt.set(this.#nextFrame, performance.now());
+    this.#nextFrame += 1;
+    return true;
+  }
+
+  close() {
+    this.#forget();
+    clearTimeout(this.#timer);
+  }
+
+  #connect() {
+    const protocols = this.key ? ["pose.v1", `pose.key.${base64url(this.key)}`] : ["pose.v1"];
+    const url = new URL("stream", location.href);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    const socket = new WebSocket(url, protocols);
+    socket.onopen = () => this.on.state("open", "");
+    socket.onmessage = (event) => this.#heard(JSON.parse(event.data));
+    socket.onclose = (event) => this.#lost(event.code);
+    this.#socket = socket;
+    this.#nextFrame = 0;
+    this.#watchdog = setInterval(() => this.#watch(), 1000);
+  }
+
+  #heard(message) {
+    const now = performance.now();
+    const roundTripMs = now - (this.#sentAt.get(message.frame) ?? now);
+    for (const number of this.#sentAt.keys()) {
+      if (number <= message.frame) this.#sentAt.delete(number); // older ones were dropped for this one
+    }
+    if (message.error) {
+      this.on.problem(message.error);
+    } else {
+      this.#failures = 0;
+      this.on.answer(message, roundTripMs);
+    }
+  }
+
+  #watch() {
+    const oldest = Math.min(...this.#sentAt.values());
+    if (performance.now() - oldest > LONGEST_SILENCE_MS) this.#lost(1006);
+  }
+
+  #lost(code) {
+    this.#forget();
+    if (code === 1008) {
+      this.on.state("refused", "The server asks for an API key.");
+      return;
+    }
+    const waitMs = Math.min(FIRST_WAIT_MS * 2 ** this.#failures, LONGEST_WAIT_MS);
+    this.#failures += 1;
+    this.on.state("waiting", reasonOf(code));
+    this.#timer = setTimeout(() => this.#connect(), waitMs * (0.75 + 0.5 * Math.random())); // not all clients at once
+  }
+
+  #forget() {
+    clearInterval(this.#watchdog);
+    this.#sentAt.clear();
+    if (!this.#socket) return;
+    this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket.close();
+    this.#socket = null;
+  }
+}
+
+function reasonOf(code) {
+  if (code === 1012) return "The server is restarting. Trying again…";
+  if (code === 1013) return "The server is full at the moment. Trying again…";
+  if (code === 1001) return "The server ended the session. Connecting again…";
+  return "The connection was lost. Trying again…";
+}
+
+function base64url(text) {
+  const bytes = new TextEncoder().encode(text);
+  return btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+}

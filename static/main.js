@@ -1,0 +1,300 @@
+// The page: what is shown, and the two loops. `draw` runs with the display; `infer` runs as fast as the server answers.
+
+import { findPeople, isAccepted, PoseStream, Refused } from "./api.js";
+import { explainCamera, facesUser, nextCamera, openCamera, stopCamera } from "./camera.js";
+import { Capture, nextFrame } from "./capture.js";
+import { dancer } from "./dancer.js";
+import { drawPeople, drawSource, makeView } from "./draw.js";
+import { Meter } from "./meter.js";
+
+const STALE_MS = 700; // an answer older than this fades out
+const PICTURE_SIDE_PX = 2048; // pictures that must be encoded anew are made no larger
+const KEY = "pose-api-key";
+
+const $ = (id) => document.getElementById(id);
+const video = $("video");
+const canvas = $("canvas");
+const context = canvas.getContext("2d");
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const capture = new Capture();
+
+let show = { kind: "idle" }; // or "picture" {image, size}, "live" {size, mirrored, camera, url, stream, meter, ...}
+let people = { list: [], size: { width: 1, height: 1 }, at: 0 };
+
+// --- what is shown --------------------------------------------------------------------------------------------------
+
+/** End what runs, free what it held, and show `next` instead. */
+function change(next) {
+  show.stream?.close();
+  if (show.camera) stopCamera(show.camera);
+  if (show.url) URL.revokeObjectURL(show.url);
+  show.image?.close();
+  if (next.kind !== "live") {
+    video.srcObject = null;
+    video.removeAttribute("src");
+  }
+  people = { list: [], size: { width: 1, height: 1 }, at: 0 };
+  show = next;
+  document.body.dataset.state = next.kind;
+  const ratio = next.size ? next.size.width / next.size.height : 1.6;
+  $("stage").style.setProperty("--ratio", String(Math.min(Math.max(ratio, 0.5), 2.4)));
+  $("switch").hidden = true;
+  for (const id of ["fps", "latency", "age"]) $(id).textContent = "–";
+  for (const id of ["people", "dropped"]) $(id).textContent = "0";
+  toast("");
+  describe();
+}
+
+function goIdle(sentence = "", needsKey = false) {
+  change({ kind: "idle" });
+  $("notice").textContent = sentence;
+  $("notice").hidden = !sentence;
+  $("key-form").hidden = !needsKey;
+  if (needsKey) $("key").focus();
+  say("");
+}
+
+function say(sentence) {
+  if ($("status").textContent !== sentence) $("status").textContent = sentence;
+}
+
+function toast(sentence) {
+  $("toast").textContent = sentence;
+  $("toast").hidden = !sentence;
+}
+
+/** Words for the canvas, and the number of people beside it. */
+function describe() {
+  const count = people.list.length;
+  const text = show.kind === "idle" ? "A dancing figure of seventeen points" : count === 1 ? "1 person" : `${count} people`;
+  $("people").textContent = String(count);
+  if (canvas.getAttribute("aria-label") !== text) canvas.setAttribute("aria-label", text);
+}
+
+const rounded = (value) => (value === null ? "–" : String(Math.round(value)));
+
+// --- the draw loop --------------------------------------------------------------------------------------------------
+
+function draw(now) {
+  requestAnimationFrame(draw);
+  const ratio = Math.min(devicePixelRatio || 1, 2);
+  const [width, height] = [Math.round(canvas.clientWidth * ratio), Math.round(canvas.clientHeight * ratio)];
+  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+  context.clearRect(0, 0, width, height);
+  if (show.kind === "idle") drawDancer(calm.matches ? 0.9 : now / 1000);
+  else drawShow(now);
+}
+
+function drawDancer(seconds) {
+  const wide = canvas.width > canvas.height && canvas.clientWidth > 560;
+  const room = wide
+    ? { left: canvas.width * 0.5, top: canvas.height * 0.08, width: canvas.width * 0.46, height: canvas.height * 0.84 }
+    : { left: 0, top: canvas.height * 0.01, width: canvas.width, height: canvas.height * 0.46 };
+  const view = makeView({ width: 1, height: 1.1 }, room, false);
+  const moved = { ...view, x: (value) => room.left + view.x(value), y: (value) => room.top + view.y(value) };
+  drawPeople(context, [dancer(seconds)], moved, { labels: false });
+}
+
+function drawShow(now) {
+  const source = show.image ?? video;
+  if (source === video && video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) return;
+  drawSource(context, source, show.size, makeView(show.size, canvas, Boolean(show.mirrored)));
+  const age = show.kind === "live" ? now - people.at : 0;
+  const alpha = Math.min(Math.max(2 - age / STALE_MS, 0), 1);
+  if (alpha > 0) drawPeople(context, people.list, makeView(people.size, canvas, Boolean(show.mirrored)), { alpha });
+}
+
+// --- a picture ------------------------------------------------------------------------------------------------------
+
+async function showPicture(file) {
+  let image;
+  try {
+    image = await createImageBitmap(file);
+  } catch {
+    goIdle("This browser cannot open that picture. A JPEG, PNG or WebP file will do.");
+    return;
+  }
+  const size = { width: image.width, height: image.height };
+  change({ kind: "picture", image, size });
+  const ours = show;
+  say("Looking for people…");
+  try {
+    const data = isAccepted(file) ? file : await capture.encode(image, size, PICTURE_SIDE_PX);
+    const started = performance.now();
+    const answer = await findPeople(data, sessionStorage.getItem(KEY));
+    if (show !== ours) return;
+    people = { list: answer.people.map(countedFromOne), size: answer.image, at: performance.now() };
+    $("latency").textContent = rounded(performance.now() - started);
+    $("age").textContent = rounded(answer.timing_ms.total);
+    describe();
+    say(people.list.length ? "" : "Nobody was found in this picture.");
+  } catch (error) {
+    if (show !== ours) return;
+    goIdle(error instanceof Refused ? error.message : "Something went wrong with that picture.", error.needsKey);
+  }
+}
+
+const countedFromOne = (person) => ({ ...person, id: person.id + 1 });
+
+// --- camera and video -----------------------------------------------------------------------------------------------
+
+async function showCamera(deviceId) {
+  goIdle();
+  const waiting = show; // the user may choose something else while the browser asks
+  say("Waiting for the camera…");
+  let camera = null;
+  try {
+    camera = await openCamera(deviceId);
+    if (show !== waiting) return stopCamera(camera);
+    video.srcObject = camera;
+    await video.play();
+  } catch (error) {
+    if (camera) stopCamera(camera);
+    if (show === waiting) goIdle(explainCamera(error));
+    return;
+  }
+  camera.getVideoTracks()[0].onended = () => goIdle("The camera was disconnected.");
+  startLive({ camera, mirrored: facesUser(camera) });
+  const another = await nextCamera(camera);
+  $("switch").hidden = !another;
+  $("switch").onclick = () => showCamera(another);
+}
+
+async function showVideo(file) {
+  goIdle();
+  const url = URL.createObjectURL(file);
+  try {
+    video.src = url;
+    video.loop = true;
+    await video.play();
+    if (!video.videoWidth) throw new Error("no pictures in it");
+  } catch {
+    URL.revokeObjectURL(url);
+    goIdle("This browser cannot play that video. An MP4 (H.264) or WebM file will do.");
+    return;
+  }
+  startLive({ url, mirrored: false });
+}
+
+function startLive(source) {
+  const size = { width: video.videoWidth, height: video.videoHeight };
+  change({ kind: "live", size, ...source, meter: new Meter(), missed: 0, droppedByServer: 0, stream: null });
+  say("Connecting…");
+  connect();
+  infer(show);
+}
+
+function connect() {
+  const ours = show;
+  const on = {
+    answer: (answer, roundTripMs) => take(ours, answer, roundTripMs),
+    problem: (error) => toast(error.status === 503 ? "The server is busy." : `${error.title}.`),
+    state: (name, sentence) => {
+      if (name === "refused") return goIdle(sentence, true);
+      toast(sentence);
+      say(name === "open" ? "Connected." : sentence);
+    },
+  };
+  show.stream = new PoseStream(on, sessionStorage.getItem(KEY));
+}
+
+function take(ours, answer, roundTripMs) {
+  people = { list: answer.people, size: answer.image, at: performance.now() };
+  ours.meter.add({ roundTripMs, ageMs: answer.age_ms });
+  ours.droppedByServer = answer.dropped;
+  toast("");
+  describe();
+}
+
+/** The infer loop: sends the newest frame whenever the server can take one, and never holds up the drawing. */
+async function infer(ours) {
+  while (show === ours) {
+    await nextFrame(video);
+    if (show !== ours) return;
+    resize(ours);
+    if (document.hidden || video.paused) continue;
+    if (!ours.stream?.ready) {
+      ours.missed += 1;
+      continue;
+    }
+    const frame = await capture.encode(video, ours.size);
+    if (show === ours && frame && !ours.stream?.send(frame)) ours.missed += 1;
+  }
+}
+
+/** A phone that is turned changes the size of its camera's picture. */
+function resize(ours) {
+  const { videoWidth: width, videoHeight: height } = video;
+  if (!width || (width === ours.size.width && height === ours.size.height)) return;
+  ours.size = { width, height };
+  $("stage").style.setProperty("--ratio", String(width / height));
+}
+
+function showFigures() {
+  if (show.kind !== "live") return;
+  $("fps").textContent = rounded(show.meter.rate());
+  $("latency").textContent = rounded(show.meter.mean("roundTripMs"));
+  $("age").textContent = rounded(show.meter.mean("ageMs"));
+  $("dropped").textContent = String(show.missed + show.droppedByServer);
+}
+
+// --- what the user does ---------------------------------------------------------------------------------------------
+
+function showFile(file) {
+  if (!file) return;
+  if (file.type.startsWith("image/")) showPicture(file);
+  else if (file.type.startsWith("video/") || /\.(mkv|mov|mp4|webm)$/i.test(file.name)) showVideo(file);
+  else goIdle("That is neither a picture nor a video.");
+}
+
+function choose() {
+  $("file").value = "";
+  $("file").click();
+}
+
+$("use-camera").addEventListener("click", () => showCamera());
+$("choose").addEventListener("click", choose);
+$("another").addEventListener("click", choose);
+$("stop").addEventListener("click", () => {
+  goIdle();
+  $("use-camera").focus();
+});
+$("file").addEventListener("change", () => showFile($("file").files[0]));
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, $("key").value.trim());
+  goIdle();
+  say("Key noted. Choose what to look at.");
+  $("use-camera").focus();
+});
+
+let dragDepth = 0; // enter and leave also fire for what lies inside the page
+const dragging = (change) => {
+  dragDepth = Math.max(dragDepth + change, 0);
+  document.body.classList.toggle("dropping", dragDepth > 0);
+};
+addEventListener("dragenter", () => dragging(1));
+addEventListener("dragleave", () => dragging(-1));
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  dragging(-dragDepth);
+  showFile(event.dataTransfer.files[0]);
+});
+addEventListener("paste", (event) => showFile(event.clipboardData.files[0]));
+addEventListener("pagehide", () => goIdle());
+document.addEventListener("visibilitychange", () => {
+  if (show.kind !== "live") return;
+  if (document.hidden) {
+    show.stream?.close();
+    show.stream = null;
+    if (show.url) video.pause();
+  } else {
+    if (show.url) video.play();
+    connect();
+  }
+});
+
+setInterval(showFigures, 250);
+requestAnimationFrame(draw);
+describe();

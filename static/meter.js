@@ -1,0 +1,26 @@
+// Figures for the eye: averaged over the last moments, so that they can be read.
+
+const WINDOW_MS = 2000;
+
+/** Averages and rates over the last two seconds. */
+export class Meter {
+  #events = []; // {at, ...values}, oldest first
+
+  add(values, now = performance.now()) {
+    this.#events.push({ at: now, ...values });
+    while (this.#events[0].at < now - WINDOW_MS) this.#events.shift();
+  }
+
+  /** Events per second, or null where there are too few to tell. */
+  rate(now = performance.now()) {
+    const recent = this.#events.filter((event) => event.at >= now - WINDOW_MS);
+    if (recent.length < 2) return null;
+    return ((recent.length - 1) * 1000) / (recent.at(-1).at - recent[0].at);
+  }
+
+  /** The mean of one value, or null where there is none. */
+  mean(name) {
+    if (!this.#events.length) return null;
+    return this.#events.reduce((sum, event) => sum + event[name], 0) / this.#events.length;
+  }
+}
