@@ -74,7 +74,7 @@ class Record:
             await self._app(scope, receive, watched)
         finally:
             took_s = time.perf_counter() - started
-            endpoint = endpoint_of(scope)
+            endpoint = endpoint_of(scope, status)
             metrics.requests.labels(endpoint, str(status or 499)).inc()  # 499: the client left before the answer
             metrics.request_seconds.labels(endpoint).observe(took_s)
             client = scope["client"][0] if scope.get("client") else None
@@ -91,7 +91,9 @@ class Record:
             )
 
 
-def endpoint_of(scope: Scope) -> str:
-    """The matched route's template: a bounded set, whatever paths clients invent."""
+def endpoint_of(scope: Scope, status: int) -> str:
+    """The matched route's template, "page" for the page's files, else "unknown": a bounded set, whatever is asked."""
     route: Any = scope.get("route")
-    return str(getattr(route, "path", "") or "static") if route is not None else "unknown"
+    if route is not None:
+        return str(route.path)
+    return "page" if 200 <= status < 400 else "unknown"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.requests import ClientDisconnect
 
 from app import formats, metrics, render
 from app.access import check_key, given_key
@@ -94,7 +95,7 @@ async def pose(request: Request, parameters: Annotated[PoseParameters, Query()])
         raise BadParameter("render=jpeg takes one picture at a time")
     deadline = asyncio.get_running_loop().time() + settings.request_deadline_ms / 1000
     async with before(deadline):
-        answers = await _side_by_side([estimate(pipeline, data, options, deadline) for data in pictures])
+        answers = await _for_client(request, [estimate(pipeline, data, options, deadline) for data in pictures])
     if parameters.render == "jpeg":
         image, result = answers[0]
         drawn = await asyncio.to_thread(lambda: render.to_jpeg(render.draw(image, result.people)))
@@ -113,14 +114,23 @@ async def estimate(pipeline: Pipeline, data: bytes, options: Options, deadline: 
     return image, People(result.people, timing_ms)
 
 
-async def _side_by_side(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all `works`; the first error ends them all."""
+async def _for_client(request: Request, works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all `works`, side by side. The first error ends them all, and so does a client that leaves."""
     tasks = [asyncio.ensure_future(work) for work in works]
+    results, gone = asyncio.gather(*tasks), asyncio.ensure_future(_disconnected(request))
     try:
-        return await asyncio.gather(*tasks)
+        await asyncio.wait((results, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not results.done():
+            raise ClientDisconnect
+        return results.result()
     finally:
-        for task in tasks:
+        for task in (*tasks, gone):
             task.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _shaped(answers: list[tuple[Image, People]], format: str, networks: dict[str, Network]) -> Any:

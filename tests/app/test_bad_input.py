@@ -274,6 +274,28 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(server: Server) -> None
     assert works.status_code == 200
 
 
+def test_the_picture_of_a_client_that_left_is_not_worked_on(tiny_models: dict[str, Path]) -> None:
+    with running(settings(tiny_models, max_batch=1)) as server:
+        held, answers = Held(server), list[Any]()
+        stays = in_background(server, answers)
+        assert held.began.wait(30)
+        crops = server.metric("pose_batch_size_sum", model="pose")
+        left = server.metric("pose_rejected_total", reason="disconnected")
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            head = f"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(PERSON)}\r\n\r\n"
+            connection.sendall(head.encode() + PERSON)
+            while server.app.state.pipeline._pose_batcher.waiting == 0:
+                threading.Event().wait(0.001)
+        while server.metric("pose_rejected_total", reason="disconnected") == left:
+            threading.Event().wait(0.001)
+        held.go.set()
+        stays.join()
+        assert answers[0].status_code == 200
+        assert server.client.post("/pose", content=PERSON).status_code == 200
+        assert server.metric("pose_batch_size_sum", model="pose") - crops == 2
+
+
 def test_a_body_that_never_ends_is_given_up(tiny_models: dict[str, Path]) -> None:
     with running(settings(tiny_models, body_timeout_s=0.2)) as server, refused(server, "slow_body"):
         host, port = server.url.removeprefix("http://").split(":")

@@ -1,6 +1,8 @@
 """The command line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,15 @@ def test_an_unknown_setting_stops_serve_in_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("POSE_PROT", "80")
     result = runner.invoke(app, ["serve"])
     assert result.exit_code == 2 and result.stderr == "okdhp: unknown setting POSE_PROT\n"
+
+
+def test_serve_without_its_networks_stops_in_one_line_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSE_POSE_MODEL", "absent.onnx")
+    monkeypatch.setenv("POSE_PORT", "0")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
+    stopped = subprocess.run([sys.executable, "-m", "app.cli", "serve"], capture_output=True, text=True, check=False)
+    assert stopped.returncode == 3
+    assert '"event": "absent.onnx: no such model file"' in stopped.stderr and "Traceback" not in stopped.stderr
 
 
 def test_serve_help_lists_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:

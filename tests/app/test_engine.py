@@ -36,6 +36,18 @@ def test_a_gpu_asked_for_but_absent_stops_the_start(tiny_models: dict[str, Path]
         Engine(tiny_models["pose_model"], provider=provider)
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+def test_a_gpu_that_is_installed_but_does_not_start_is_not_silently_replaced(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime falls back to the CPU with no more than a warning."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    with pytest.raises(StartError, match="offers only cpu"):
+        Engine(tiny_models["pose_model"], provider="cuda")
+    assert Engine(tiny_models["pose_model"], provider="auto").provider == "cpu"
+
+
 def test_auto_takes_what_there_is(tiny_models: dict[str, Path]) -> None:
     gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     assert Engine(tiny_models["pose_model"], provider="auto").provider in (("cuda", "cpu") if gpu else ("cpu",))
