@@ -11,18 +11,18 @@ export function dancer(seconds) {
   const sway = Math.sin(beat);
   const hips = { x: 0.5 + 0.025 * sway, y: 0.56 };
   const chest = from(hips, UP + 0.07 * Math.sin(beat + 0.6), 0.27);
-  const head = from(chest, UP + 0.1 * Math.sin(beat + 1.2), 0.14);
+  const head = from(chest, UP + 0.1 * Math.sin(beat + 1.2), 0.13);
   const points = { nose: head };
   for (const [side, sign, shift] of [["left", 1, 0], ["right", -1, 1.9]]) {
     const rise = Math.sin(beat + shift);
-    const shoulder = { x: chest.x + 0.088 * sign, y: chest.y + 0.008 * rise };
-    const elbow = from(shoulder, turned(sign, 0.1 - 0.5 * rise), 0.145);
-    const wrist = from(elbow, turned(sign, -0.75 - 0.65 * Math.sin(beat + shift + 0.8)), 0.135);
+    const shoulder = { x: chest.x + 0.095 * sign, y: chest.y + 0.008 * rise };
+    const elbow = from(shoulder, turned(sign, 0.1 - 0.5 * rise), 0.165);
+    const wrist = from(elbow, turned(sign, -0.75 - 0.65 * Math.sin(beat + shift + 0.8)), 0.15);
     const hip = { x: hips.x + 0.056 * sign, y: hips.y };
-    const knee = from(hip, DOWN - sign * (0.2 + 0.1 * sign * sway), 0.225);
-    const ankle = from(knee, DOWN - sign * (0.04 - 0.07 * sign * sway), 0.225);
-    const eye = { x: head.x + 0.021 * sign, y: head.y - 0.022 };
-    const ear = { x: head.x + 0.047 * sign, y: head.y - 0.01 };
+    const knee = from(hip, DOWN - sign * (0.24 + 0.16 * sign * sway), 0.225);
+    const ankle = from(knee, DOWN - sign * (0.02 - 0.14 * sign * sway), 0.225);
+    const eye = { x: head.x + 0.03 * sign, y: head.y - 0.034 };
+    const ear = { x: head.x + 0.066 * sign, y: head.y - 0.018 };
     for (const [name, point] of Object.entries({ shoulder, elbow, wrist, hip, knee, ankle, eye, ear })) {
       points[`${side}_${name}`] = point;
     }

@@ -1,6 +1,6 @@
 // Drawing, and nothing else: pure functions of a 2D context and of what to draw.
 
-import { LIMBS, sideOf } from "./skeleton.js";
+import { isFace, LIMBS, sideOf } from "./skeleton.js";
 
 const SEEN_SCORE = 0.3; // a keypoint below this is not drawn
 const HUES = [172, 10, 44, 258, 202, 328, 88, 26]; // far apart for the first people, readable on skin and on walls
@@ -52,15 +52,14 @@ function drawPerson(context, person, view, labels) {
   const limbs = LIMBS.filter(([from, to]) => seen.has(from) && seen.has(to));
   for (const outline of [true, false]) {
     for (const [from, to] of limbs) {
-      const thin = from === "nose" || from.endsWith("_eye") ? 0.55 : 1;
-      context.strokeStyle = outline ? "rgb(8 10 13 / 55%)" : colourOf(person.id, sideOf(from, to));
+      const thin = isFace(from) ? 0.5 : 1;
+      context.strokeStyle = outline ? "rgb(8 10 13 / 45%)" : colourOf(person.id, sideOf(from, to));
       context.lineWidth = width * thin + (outline ? Math.max(2, width * 0.5) : 0);
       line(context, seen.get(from), seen.get(to));
     }
   }
   for (const [name, point] of seen) {
-    const face = name === "nose" || name.endsWith("_eye") || name.endsWith("_ear");
-    dot(context, point, width * (face ? 0.6 : 0.95), colourOf(person.id, sideOf(name)));
+    dot(context, point, width * (isFace(name) ? 0.5 : 0.85), colourOf(person.id, sideOf(name)));
   }
   if (labels && seen.size) drawLabel(context, person, seen, width);
 }
@@ -68,7 +67,7 @@ function drawPerson(context, person, view, labels) {
 function strokeWidth(person, view) {
   const [x1, y1, x2, y2] = person.box;
   const size = Math.sqrt(Math.max((x2 - x1) * (y2 - y1), 1)) * view.scale;
-  return Math.min(Math.max(size * 0.022, 2.5), 13);
+  return Math.min(Math.max(size * 0.016, 2.5), 10);
 }
 
 function line(context, from, to) {
@@ -93,7 +92,7 @@ function drawLabel(context, person, seen, width) {
   const top = Math.min(...points.map((point) => point.y));
   const highest = points.filter((point) => point.y < top + width * 6);
   const middle = highest.reduce((sum, point) => sum + point.x, 0) / highest.length;
-  const size = Math.min(Math.max(width * 3.2, 13), 26);
+  const size = Math.min(Math.max(width * 3.4, 13), 24);
   const text = String(person.id);
   context.font = `650 ${size}px system-ui, sans-serif`;
   const labelWidth = Math.max(context.measureText(text).width + size * 0.9, size * 1.5);

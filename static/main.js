@@ -36,8 +36,7 @@ function change(next) {
   people = { list: [], size: { width: 1, height: 1 }, at: 0 };
   show = next;
   document.body.dataset.state = next.kind;
-  const ratio = next.size ? next.size.width / next.size.height : 1.6;
-  $("stage").style.setProperty("--ratio", String(Math.min(Math.max(ratio, 0.5), 2.4)));
+  setRatio(next.size ? next.size.width / next.size.height : 1.6);
   $("switch").hidden = true;
   for (const id of ["fps", "latency", "age"]) $(id).textContent = "–";
   for (const id of ["people", "dropped"]) $(id).textContent = "0";
@@ -52,6 +51,10 @@ function goIdle(sentence = "", needsKey = false) {
   $("key-form").hidden = !needsKey;
   if (needsKey) $("key").focus();
   say("");
+}
+
+function setRatio(ratio) {
+  document.documentElement.style.setProperty("--ratio", String(Math.min(Math.max(ratio, 0.5), 2.4)));
 }
 
 function say(sentence) {
@@ -227,7 +230,7 @@ function resize(ours) {
   const { videoWidth: width, videoHeight: height } = video;
   if (!width || (width === ours.size.width && height === ours.size.height)) return;
   ours.size = { width, height };
-  $("stage").style.setProperty("--ratio", String(width / height));
+  setRatio(width / height);
 }
 
 function showFigures() {
