@@ -110,7 +110,7 @@ def photometric(images: Tensor, config: Augment, generator: Generator) -> Tensor
     pivot = draw(80, 160)
     contrast = 1 + draw(-1, 1) * config.colour
     images = (images * gain - pivot) * contrast + pivot
-    saturation = torch.where(draw(0, 1) < 0.1, 0.0, 1 + draw(-1, 1) * config.colour)
+    saturation = torch.where(draw(0, 1) < 0.4 * config.colour, 0.0, 1 + draw(-1, 1) * config.colour)
     grey = images.mean(1, keepdim=True)
     images = torch.lerp(grey, images, saturation)
     blurred = (torch.rand(B, generator=generator) < config.blur).nonzero().flatten().to(device)

@@ -140,7 +140,7 @@ def run_evaluate(data: Path, split: str, pose: Path, detector: Path | None, limi
     image_ids = [int(dataset.image_ids[index]) for index in pictures]
     scores = coco_ap(data / f"{split}.json", results, image_ids)
     print(
-        f"\nboth, no boxes given: COCO keypoint AP on {split}.json (compare on this file only: its areas are approximate)"
+        f"\nboth, no boxes given: COCO keypoint AP on {split}.json (its areas are approximate)"
     )
     print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 

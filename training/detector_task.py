@@ -17,7 +17,8 @@ from training.targets import centre_targets
 MIN_SIDE_PX = 8  # of a training person in the network's input: nobody smaller is asked for
 MIN_VISIBLE = 0.3  # share of a box that a random view must keep for the person to count
 PARTIAL_SOURCES = ("lspet",)  # pictures in which only one of possibly several people is annotated
-PARTIAL_NEGATIVE_WEIGHT = 0.2
+PARTIAL_NEGATIVE_WEIGHT = 0.2  # what lies unannotated there may still be a person
+PARTIAL_EVERY = 3  # and they are easy, so every third is enough
 TOP_K = 50
 
 
@@ -39,7 +40,8 @@ class DetectorTask:
         self.recipe, self.pictures = recipe, dataset.pictures
         self.boxes, self.valid = padded_boxes(dataset)
         self.partial = torch.from_numpy(np.isin(dataset.sources, PARTIAL_SOURCES))
-        self.train = torch.from_numpy(np.flatnonzero(~held_pictures))
+        every = np.arange(len(self.pictures)) % PARTIAL_EVERY == 0
+        self.train = torch.from_numpy(np.flatnonzero(~held_pictures & (every | ~self.partial.numpy())))
         complete = ~np.isin(dataset.sources, PARTIAL_SOURCES)
         self.held = torch.from_numpy(np.flatnonzero(held_pictures & (complete if complete.any() else True)))
 

@@ -270,7 +270,7 @@ class Progress:
             "epoch": epoch + 1,
             "hours": self.hours + hours,
             "history": self.history,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             **self.about,
         }
         save_checkpoint(self.path, content)

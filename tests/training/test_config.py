@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from training.config import Recipe, RecipeError, Stage, load_recipe, recipe_from_dict
+
+WEIGHTS = Path(__file__).parents[2] / "weights"
+GOOD = 'name = "x"\ntask = "pose"\n[[stages]]\nepochs = 1\nheight = 64\nwidth = 32\n'
+
+
+def test_values_of_the_file_reach_the_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text("seed = 7\nkept = 'light'\n" + GOOD + "[augment]\nflip = 0\n[[branches]]\nname = 'light'\nwidths = [8, 8]\n")
+    recipe = load_recipe(path)
+    assert (recipe.seed, recipe.kept, recipe.augment.flip) == (7, "light", 0.0)
+    assert recipe.stages == (Stage(1, 64, 32),)
+    assert recipe.branches[0].widths == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("sead = 1\n" + GOOD, "unknown key sead"),
+        (GOOD + "heigth = 3\n", "unknown key stages.heigth"),
+        (GOOD.replace("epochs = 1\n", ""), "missing key stages.epochs"),
+        (GOOD.replace('"pose"', '"cats"'), "task must be pose or detector, got 'cats'"),
+        (GOOD.replace("64", "65"), "divisible by 32, got 65x32"),
+        ("seed = '1'\n" + GOOD, "seed must be int, got '1'"),
+        ("kept = 'z'\n" + GOOD, "kept must be one of the branches"),
+        ("fau = 'max'\n" + GOOD, "fau must be one of"),
+        ("temperature = 0\n" + GOOD, "temperature must be above 0"),
+        (GOOD + "[[branches]]\nname = 'a'\n[[branches]]\nname = 'a'\n", "distinct names"),
+        (GOOD + "[[branches]]\nname = 'a'\nwidths = [8]\n[[branches]]\nname = 'b'\n", "end at one resolution"),
+        ("not toml", "Expected '='"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_one_line_that_names_file_and_fault(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert "wrong.toml" in str(caught.value)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_epochs_belong_to_stages_in_order() -> None:
+    small, large = Stage(2, 64, 32), Stage(1, 128, 96)
+    recipe = Recipe(name="x", task="pose", stages=(small, large))
+    assert [recipe.stage_of(epoch) for epoch in range(recipe.epochs)] == [small, small, large]
+
+
+@pytest.mark.parametrize("name", ["pose", "detector"])
+def test_bundled_recipes_are_valid_and_survive_a_checkpoint(name: str) -> None:
+    import dataclasses
+
+    recipe = load_recipe(WEIGHTS / f"{name}.toml")
+    assert recipe.task == name
+    assert recipe_from_dict(dataclasses.asdict(recipe)) == recipe

@@ -1,0 +1,107 @@
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from app.geometry import crop_matrix, letterbox_matrix, warp
+from training.data import DataError, annotation_fault, load_dataset
+
+
+def changed(folder: Path, target: Path, edit: Any) -> Path:
+    """A copy of `folder` whose train.json went through `edit`."""
+    shutil.copytree(folder, target)
+    content = json.loads((target / "train.json").read_text())
+    edit(content)
+    (target / "train.json").write_text(json.dumps(content))
+    return target
+
+
+def test_people_come_with_their_own_picture(drawn_folder: Path) -> None:
+    dataset = load_dataset(drawn_folder, "train")
+    assert (len(dataset.pictures), len(dataset.people)) == (24, 36)
+    content = json.loads((drawn_folder / "train.json").read_text())
+    for row, listed in enumerate(content["annotations"]):
+        assert int(dataset.people.ids[row]) == listed["id"]
+        assert int(dataset.image_ids[dataset.people.picture[row]]) == listed["image_id"]
+        x, y, w, h = listed["bbox"]
+        assert dataset.people.boxes[row].tolist() == [x, y, x + w, y + h]
+    stored = cv2.imread(str(drawn_folder / "images" / "5.png"))[..., ::-1]
+    np.testing.assert_array_equal(dataset.pictures.picture(4), stored)
+
+
+def test_broken_pictures_are_named_and_left_out_with_their_people(
+    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = changed(drawn_folder, tmp_path / "people", lambda content: content["images"][2].update(width=999))
+    (folder / "images" / "1.png").write_bytes(b"not a picture")
+    (folder / "images" / "2.png").unlink()
+    with caplog.at_level(logging.WARNING):
+        dataset = load_dataset(folder, "train")
+    assert len(dataset.pictures) == 21
+    assert not {1, 2, 3} & set(dataset.people.image_ids.tolist())
+    said = caplog.text
+    assert "1.png: not a readable picture" in said
+    assert "2.png" in said
+    assert "3.png: is 160x128, annotated 999x128" in said
+
+
+def test_broken_annotations_are_named_and_left_out(
+    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        first, second, third, fourth = content["annotations"][:4]
+        first["keypoints"][0] = float("nan")
+        second["keypoints"] = second["keypoints"][:12]
+        third["bbox"][2] = 0
+        fourth["keypoints"][:3] = [900.0, 10.0, 2.0]
+
+    with caplog.at_level(logging.WARNING):
+        dataset = load_dataset(changed(drawn_folder, tmp_path / "people", edit), "train")
+    assert dataset.people.ids[:2].tolist() == [5, 6]
+    for line in ("annotation 1: bbox or keypoints", "annotation 2: expected 51", "annotation 3: its box is 0 x", "annotation 4: a labelled"):
+        assert line in caplog.text
+
+
+def test_an_unlabelled_keypoint_may_lie_anywhere() -> None:
+    entry = {"keypoints": [0.0, 0.0, 0.0] * 17, "bbox": [1, 1, 5, 5]}
+    assert annotation_fault(entry, (10, 10)) is None
+    entry["keypoints"] = [-500.0, 0.0, 0.0] * 17
+    assert annotation_fault(entry, (10, 10)) is None
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"images": []}'])
+def test_a_folder_without_usable_pictures_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "train.json").write_text(content)
+    with pytest.raises(DataError, match="train.json"):
+        load_dataset(tmp_path, "train")
+
+
+def test_cpu_crops_are_the_ones_that_serve(drawn_folder: Path) -> None:
+    dataset = load_dataset(drawn_folder, "train")
+    matrices = [crop_matrix(box.numpy(), (48, 64)) for box in dataset.people.boxes[:3]]
+    crops = dataset.pictures.sample(dataset.people.picture[:3], torch.from_numpy(np.stack(matrices)), (64, 48))
+    for slot, matrix in enumerate(matrices):
+        expected = warp(dataset.pictures.picture(int(dataset.people.picture[slot])), matrix, (48, 64))
+        np.testing.assert_array_equal(crops[slot].permute(1, 2, 0).numpy(), expected)
+
+
+def test_gpu_sampling_sees_what_the_cpu_sees(drawn_folder: Path) -> None:
+    """The gather used on CUDA, run on the CPU: same place, same colours, up to how each one smooths."""
+    dataset = load_dataset(drawn_folder, "train")
+    index = torch.tensor([0, 1, 2])
+    maps = [letterbox_matrix(tuple(dataset.pictures.size_wh[i].tolist()), (64, 96)) for i in range(3)]
+    maps[1] = maps[1] @ np.array([[0.9, -0.3, 20], [0.3, 0.9, -10], [0, 0, 1]])
+    matrices = torch.from_numpy(np.stack(maps))
+    gathered = dataset.pictures.sample_by_gather(index, matrices, (96, 64)).float()
+    warped = dataset.pictures.sample(index, matrices, (96, 64)).float()
+    smooth = torch.nn.functional.avg_pool2d
+    assert (smooth(gathered, 4) - smooth(warped, 4)).abs().mean() < 2.5
+    shifted = smooth(gathered.roll(2, 3), 4)
+    assert (shifted - smooth(warped, 4)).abs().mean() > 2 * (smooth(gathered, 4) - smooth(warped, 4)).abs().mean()

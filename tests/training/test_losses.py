@@ -1,0 +1,98 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from training.losses import centre_focal, giou_loss, heatmap_mse, pixelwise_kl, ramp_up
+
+
+def random_maps(seed: int) -> torch.Tensor:
+    return torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def softmax_of(image: np.ndarray, temperature: float) -> np.ndarray:
+    weights = np.exp(image / temperature)
+    return weights / weights.sum()
+
+
+def test_mse_is_the_squared_error_in_parts_of_the_targets_energy() -> None:
+    heatmaps, target = random_maps(0), random_maps(1)
+    weight = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    error = energy = 0.0
+    for b in range(2):
+        for k in range(3):
+            for y in range(4):
+                for x in range(5):
+                    difference = float(heatmaps[b, k, y, x] - target[b, k, y, x])
+                    error += float(weight[b, k]) * difference**2
+                    energy += float(weight[b, k]) * float(target[b, k, y, x]) ** 2
+    assert heatmap_mse(heatmaps, target, weight).item() == pytest.approx(error / energy, rel=1e-5)
+
+
+def test_predicting_nothing_costs_exactly_one_at_any_resolution() -> None:
+    for target in (random_maps(0), random_maps(0).repeat(1, 1, 3, 3)):
+        assert heatmap_mse(torch.zeros_like(target), target, torch.ones(2, 3)).item() == pytest.approx(1.0)
+
+
+def test_unlabelled_keypoints_cost_nothing() -> None:
+    heatmaps, target, weight = random_maps(0), random_maps(1), torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
+    changed = heatmaps.clone()
+    changed[0, 1] += 100
+    assert heatmap_mse(changed, target, weight) == heatmap_mse(heatmaps, target, weight)
+    assert pixelwise_kl(changed, target, weight, 0.1) == pixelwise_kl(heatmaps, target, weight, 0.1)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
+def test_kl_is_summed_over_pixels_and_averaged_over_keypoints(temperature: float) -> None:
+    student, teacher = random_maps(0), random_maps(1)
+    weight = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    total = 0.0
+    for b in range(2):
+        for k in range(3):
+            p = softmax_of(teacher[b, k].double().numpy(), temperature)
+            q = softmax_of(student[b, k].double().numpy(), temperature)
+            total += float(weight[b, k]) * float((p * np.log(p / q)).sum())
+    assert pixelwise_kl(student, teacher, weight, temperature).item() == pytest.approx(total / 4, rel=1e-4)
+
+
+def test_kl_vanishes_for_equal_heatmaps_and_pulls_the_student_towards_the_teacher() -> None:
+    teacher, weight = random_maps(1), torch.ones(2, 3)
+    assert pixelwise_kl(teacher, teacher, weight, 0.1).item() == pytest.approx(0.0, abs=1e-6)
+    student = random_maps(0).requires_grad_()
+    before = pixelwise_kl(student, teacher, weight, 0.1)
+    (gradient,) = torch.autograd.grad(before, student)
+    assert pixelwise_kl(student - 1e-3 * gradient, teacher, weight, 0.1) < before
+
+
+def test_ramp_rises_from_almost_nothing_to_one_and_stays() -> None:
+    assert ramp_up(0.0) == pytest.approx(math.exp(-5))
+    assert ramp_up(0.5) == pytest.approx(math.exp(-1.25))
+    assert ramp_up(1.0) == ramp_up(3.0) == 1.0
+
+
+def test_focal_loss_follows_centernets_formula() -> None:
+    p = torch.tensor([[[[0.7, 0.2], [0.4, 0.1]]]])
+    target = torch.tensor([[[[1.0, 0.6], [0.0, 0.0]]]])
+    by_hand = -math.log(0.7) * 0.3**2
+    by_hand += -(0.4**4) * 0.2**2 * math.log(0.8) - 0.4**2 * math.log(0.6) - 0.1**2 * math.log(0.9)
+    assert centre_focal(p, target, torch.ones(1)).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_negatives_of_partly_annotated_pictures_weigh_less() -> None:
+    p, nobody = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, 1, 2, 2)
+    full, fifth = (centre_focal(p, nobody, torch.tensor([weight])) for weight in (1.0, 0.2))
+    assert fifth.item() == pytest.approx(full.item() / 5)
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ([0.0, 0.0, 2.0, 2.0], 0.0),  # the same box
+        ([0.0, 0.0, 2.0, 1.0], 0.5),  # half of it: IoU 1/2, hull filled
+        ([4.0, 0.0, 6.0, 2.0], 1 + 1 / 3),  # apart: IoU 0, a third of the hull empty
+    ],
+)
+def test_giou_of_boxes_worked_out_by_hand(box: list[float], expected: float) -> None:
+    target = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
+    assert giou_loss(torch.tensor([box]), target, torch.ones(1)).item() == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,166 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.config import Augment, Branch, Encoder, Recipe, Stage
+from training.data import DataError, load_dataset
+from training.train import NonFiniteLoss, held_pictures, learning_rate, train
+
+CPU = torch.device("cpu")
+TINY = Encoder((8, 12, 16, 24, 32), (0, 0, 0, 0, 0))
+POSE = Recipe(
+    name="tiny pose",
+    task="pose",
+    stages=(Stage(2, 64, 64, batch=8), Stage(1, 96, 64, batch=8)),
+    branches=(Branch("a", (16, 16, 16)), Branch("b", (24, 16, 16))),
+    encoder=TINY,
+    holdout=0.2,
+    augment=Augment(rotation_deg=10),
+)
+DETECTOR = dataclasses.replace(
+    POSE, name="tiny detector", task="detector", branches=(Branch("a", (16, 16)), Branch("b", (16, 16)))
+)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> object:
+    """Training takes SIGTERM and SIGINT over; a test gives them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def run(recipe: Recipe, folder: Path, out: Path, **options: object) -> dict[str, object]:
+    return load_checkpoint(train(recipe, load_dataset(folder, "train"), out, device=CPU, amp=False, **options))
+
+
+@pytest.mark.parametrize("recipe", [POSE, DETECTOR])
+def test_each_named_loss_falls_and_every_branch_is_scored(recipe: Recipe, drawn_folder: Path, tmp_path: Path) -> None:
+    longer = dataclasses.replace(recipe, stages=(Stage(8, 64, 64, batch=8),), learning_rate=5e-3)
+    content = run(longer, drawn_folder, tmp_path)
+    first, last = content["history"][0], content["history"][-1]
+    supervised = [name for name in first["losses"] if not name.startswith("kl/")]
+    assert {name.split("/")[1] for name in supervised} == {"a", "b", "ensemble"}
+    assert {"kl/a", "kl/b"} <= set(first["losses"])
+    assert all(last["losses"][name] < first["losses"][name] for name in supervised)
+    assert {"a", "b"} <= set(last["scores"])
+
+
+def test_interrupted_and_resumed_run_equals_the_uninterrupted_one(drawn_folder: Path, tmp_path: Path) -> None:
+    whole = run(POSE, drawn_folder, tmp_path / "whole")
+    part = run(POSE, drawn_folder, tmp_path / "parts", max_hours=0.0)
+    assert part["epoch"] == 1
+    while part["epoch"] < POSE.epochs:
+        part = run(POSE, drawn_folder, tmp_path / "parts", max_hours=0.0)
+    for kind in ("model", "ema"):
+        for name, value in whole[kind].items():
+            torch.testing.assert_close(part[kind][name], value, rtol=0, atol=0, msg=name)
+    assert [entry["scores"] for entry in part["history"]] == [entry["scores"] for entry in whole["history"]]
+
+
+def test_distillation_changes_what_is_learnt(drawn_folder: Path, tmp_path: Path) -> None:
+    with_kd = run(dataclasses.replace(POSE, kd_ramp=0.1), drawn_folder, tmp_path / "on")
+    without = run(dataclasses.replace(POSE, kd_weight=0.0), drawn_folder, tmp_path / "off")
+    assert "kl/a" not in without["history"][0]["losses"]
+    name = "branches.a.head.weight"
+    assert not torch.allclose(with_kd["model"][name], without["model"][name])
+
+
+def test_checkpoint_of_another_recipe_is_not_resumed(drawn_folder: Path, tmp_path: Path) -> None:
+    run(POSE, drawn_folder, tmp_path, max_hours=0.0)
+    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+        run(dataclasses.replace(POSE, seed=1), drawn_folder, tmp_path)
+
+
+def test_encoder_can_start_from_another_tasks_checkpoint(drawn_folder: Path, tmp_path: Path) -> None:
+    pose = run(POSE, drawn_folder, tmp_path / "pose", max_hours=0.0)
+    frozen = dataclasses.replace(DETECTOR, learning_rate=1e-9, ema_decay=0.0)
+    detector = run(frozen, drawn_folder, tmp_path / "detector", max_hours=0.0, init=tmp_path / "pose" / "last.pt")
+    name = "trunk.stages.0.0.conv3x3"
+    torch.testing.assert_close(detector["model"][name], pose["ema"][name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(drawn_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLoss, match=r"epoch 1, step 1: .*mse/a .*mse/ensemble inf"):
+        run(dataclasses.replace(POSE, ensemble_weight=float("inf")), drawn_folder, tmp_path)
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_too_few_examples_for_a_batch_are_refused(drawn_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="do not fill one batch"):
+        run(dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=999),)), drawn_folder, tmp_path)
+
+
+def test_sigterm_ends_the_run_cleanly_between_checkpoints(drawn_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(
+        'name = "x"\ntask = "pose"\n[encoder]\nwidths = [8, 8, 8, 8, 8]\n'
+        "[[stages]]\nepochs = 99999\nheight = 64\nwidth = 64\nbatch = 4\n"
+    )
+    command = [sys.executable, "-m", "app.cli", "train", tmp_path / "r.toml", "--data", drawn_folder, "--out", tmp_path]
+    command += ["--amp", "off", "--device", "cpu"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        while "epoch 2/" not in said:
+            said += process.stderr.read(1)
+        process.send_signal(signal.SIGTERM)
+        said += process.stderr.read()
+    assert process.returncode == 0, said
+    assert "stopped in epoch" in said
+    assert "Traceback" not in said
+    assert load_checkpoint(tmp_path / "last.pt")["epoch"] >= 1
+
+
+def test_held_out_pictures_depend_on_their_ids_alone() -> None:
+    import numpy as np
+
+    ids = np.arange(20000)
+    held = held_pictures(ids, 0.04)
+    assert 0.03 < held.mean() < 0.05
+    assert (held_pictures(ids[::-1], 0.04) == held[::-1]).all()
+    assert not held_pictures(ids, 0.0).any()
+
+
+def test_learning_rate_warms_up_and_ends_at_nothing() -> None:
+    recipe = dataclasses.replace(POSE, learning_rate=1.0, warmup_epochs=1.0)
+    assert learning_rate(recipe, 0.0, 0.0) < 0.01
+    assert learning_rate(recipe, 0.1, 1.0) == pytest.approx(0.976, abs=0.001)
+    assert learning_rate(recipe, 1.0, 3.0) == pytest.approx(0.0)
+
+
+def test_a_writer_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"recipe": {}, "model": {"w": torch.ones(3)}})
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(path, {"recipe": {}, "model": {"w": lambda: None}})
+    assert torch.equal(load_checkpoint(path)["model"]["w"], torch.ones(3))
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_something_else_than_a_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="odd.pt: not a readable checkpoint"):
+        load_checkpoint(path)
+
+
+def test_tensorboard_shows_every_term(drawn_folder: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert SummaryWriter is not None
+    run(POSE, drawn_folder, tmp_path, max_hours=0.0)
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    assert {"loss/mse/a", "loss/kl/b", "loss/mse/ensemble", "oks_share/a", "oks_share/ensemble"} <= set(
+        board.Tags()["scalars"]
+    )
