@@ -33,6 +33,9 @@ def run_training(
     """Train `recipe` on the COCO-format folder `data` (its train.json); returns the checkpoint's path."""
     chosen = pick_device(device)
     cv2.setNumThreads(1)  # torch already uses every core
+    if chosen.type == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
     dataset = load_dataset(data, "train", chosen, limit)
     fast = wants_amp(amp, chosen)
     print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
@@ -139,9 +142,7 @@ def run_evaluate(data: Path, split: str, pose: Path, detector: Path | None, limi
     results = pose_results(network, finder, dataset, pictures, min_score=min(0.05, row["threshold"]))
     image_ids = [int(dataset.image_ids[index]) for index in pictures]
     scores = coco_ap(data / f"{split}.json", results, image_ids)
-    print(
-        f"\nboth, no boxes given: COCO keypoint AP on {split}.json (its areas are approximate)"
-    )
+    print(f"\nboth, no boxes given: COCO keypoint AP on {split}.json (its areas are approximate)")
     print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 
 

@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoin
 from training.config import Recipe, Stage
 from training.data import DataError, Dataset
 from training.detector_task import DetectorTask
+from training.distributed import Group, join_group, leave_group
 from training.ema import EMA
 from training.losses import ramp_up
 from training.pose_task import PoseTask
@@ -62,92 +64,102 @@ def train(
     init: a checkpoint whose equally named and shaped weights start the network. max_hours: stop cleanly after the
     epoch in which that time passes. about: facts for the model card ("data", "hardware"), kept in the checkpoint.
     SIGTERM and SIGINT stop at the next step; a resumed run is the uninterrupted one, because every batch's randomness
-    comes from (seed, epoch, step) alone and an epoch restarts from its beginning.
+    comes from (seed, epoch, step) alone and an epoch restarts from its beginning. Under torchrun each process takes its
+    share of every batch.
     Raises NonFiniteLoss, DataError, CheckpointError.
     """
     torch.manual_seed(recipe.seed)
-    held = held_pictures(dataset.image_ids, recipe.holdout)
+    group = join_group(device)
     kind: Callable[..., Task] = PoseTask if recipe.task == "pose" else DetectorTask
-    task = kind(recipe, dataset, held)
+    task = kind(recipe, dataset, held_pictures(dataset.image_ids, recipe.holdout))
     if len(task) < max(stage.batch for stage in recipe.stages):
         raise DataError(f"{len(task)} training examples do not fill one batch of {recipe.stages[0].batch}")
     model = task.build().to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if init is not None:
         start_from(model, init)
-    ema = EMA(model, recipe.ema_decay)
     optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
-    state = Progress(recipe, task, out / "last.pt", about or {})
-    state.resume(model, ema, optimiser)
-    stop = stop_on_signal()
-    board, began = SummaryWriter(str(out)), time.monotonic()
+    run = Run(recipe, task, model, EMA(model, recipe.ema_decay), optimiser, group, device, amp)
+    state = Progress(run, out / "last.pt", about or {})
+    state.resume()
+    stop, began = stop_on_signal(), time.monotonic()
+    board = SummaryWriter(str(out)) if group.leads else None
     for epoch in range(state.epoch, recipe.epochs):
-        means = run_epoch(task, state, model, ema, optimiser, epoch, device, amp, stop)
-        if stop():
+        means = run_epoch(run, state, epoch, stop)
+        if means is None:
             log.warning("stopped in epoch %d; %s holds everything up to its beginning", epoch + 1, state.path)
             break
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            scores = task.evaluate(ema.model, recipe.stage_of(epoch))
-        state.finish(epoch, means, scores, (time.monotonic() - began) / 3600, model, ema, optimiser)
-        report(board, epoch, recipe, task.score_name, means, scores)
-        began_hours = (time.monotonic() - began) / 3600
-        if began_hours > max_hours:
-            log.warning("stopped after %.2f hours, as asked", began_hours)
+        hours = (time.monotonic() - began) / 3600
+        if board is not None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                scores = task.evaluate(run.ema.model, recipe.stage_of(epoch))
+            state.finish(epoch, means, scores, hours)
+            report(board, epoch, recipe, task.score_name, means, scores)
+        if group.any(hours > max_hours):
+            log.warning("stopped after %.2f hours, as asked", hours)
             break
-    board.close()
+    if board is not None:
+        board.close()
+    leave_group()
     return state.path
 
 
-def run_epoch(
-    task: Task,
-    state: "Progress",
-    model: OKDHP,
-    ema: EMA,
-    optimiser: torch.optim.Optimizer,
-    epoch: int,
-    device: torch.device,
-    amp: bool,
-    stop: Callable[[], bool],
-) -> dict[str, float]:
-    """One pass over the training examples; returns each loss term's mean."""
-    recipe, stage = state.recipe, state.recipe.stage_of(epoch)
-    steps = len(task) // stage.batch
+@dataclass
+class Run:
+    """What a step works on."""
+
+    recipe: Recipe
+    task: Task
+    model: OKDHP
+    ema: EMA
+    optimiser: torch.optim.Optimizer
+    group: Group
+    device: torch.device
+    amp: bool
+
+
+def run_epoch(run: Run, state: "Progress", epoch: int, stop: Callable[[], bool]) -> dict[str, float] | None:
+    """One pass over the training examples; returns each loss term's mean, or None when it was stopped."""
+    recipe, stage, model = run.recipe, run.recipe.stage_of(epoch), run.group.wrap(run.model)
+    steps = len(run.task) // stage.batch
     sums: dict[str, Tensor] = {}
     model.train()
-    bar = tqdm(total=steps, desc=f"epoch {epoch + 1}/{recipe.epochs} {stage.height}x{stage.width}", unit="step")
-    for step, (images, targets) in enumerate(batches(task, stage, recipe.seed, epoch)):
+    title = f"epoch {epoch + 1}/{recipe.epochs} {stage.height}x{stage.width}"
+    bar = tqdm(total=steps, desc=title, unit="step", disable=not run.group.leads, mininterval=0.5)
+    for step, (images, targets) in enumerate(batches(run, stage, epoch)):
         fraction = state.done_before(epoch) + (step / steps) * state.share_of(epoch)
-        for group in optimiser.param_groups:
+        for group in run.optimiser.param_groups:
             group["lr"] = learning_rate(recipe, fraction, epoch + step / steps)
         kd_weight = recipe.kd_weight * ramp_up(fraction / recipe.kd_ramp)
-        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+        images = images.to(run.device, memory_format=torch.channels_last, non_blocking=True)
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.amp):
             outputs = model(images)
-        terms = task.losses(outputs, targets, stage, kd_weight)
+        terms = run.task.losses(outputs, targets, stage, kd_weight)
         total = torch.stack(list(terms.values())).sum()
-        optimiser.zero_grad(set_to_none=True)
+        run.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        ema.update(model)
+        run.optimiser.step()
+        run.ema.update(run.model)
         for name, term in terms.items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + term.detach()
+            sums[name] = sums.get(name, torch.zeros((), device=run.device)) + term.detach()
         if step % 20 == 0 or step == steps - 1:
             check_finite(terms, epoch, step)
             bar.set_postfix_str(" ".join(f"{name} {value.item() / (step + 1):.4f}" for name, value in sums.items()))
         bar.update()
-        if stop():
-            break
+        if run.group.any(stop()):
+            bar.close()
+            return None
     bar.close()
     return {name: value.item() / steps for name, value in sums.items()}
 
 
-def batches(task: Task, stage: Stage, seed: int, epoch: int) -> Iterator[Batch]:
-    """The epoch's batches, each a function of (seed, epoch, step) alone."""
-    order = torch.randperm(len(task), generator=seeded(seed, epoch, 0))
-    rows = [chunk for chunk in torch.split(order, stage.batch) if len(chunk) == stage.batch]
-
-    for step in range(len(rows)):
-        yield task.batch(rows[step], stage, seeded(seed, epoch, step + 1))
+def batches(run: Run, stage: Stage, epoch: int) -> Iterator[Batch]:
+    """The epoch's batches, this process's share of each: a function of (seed, epoch, step, rank) alone."""
+    seed, rank = run.recipe.seed, run.group.rank
+    order = torch.randperm(len(run.task), generator=seeded(seed, epoch, 0))
+    whole = [rows for rows in torch.split(order, stage.batch) if len(rows) == stage.batch]
+    for step, rows in enumerate(whole):
+        yield run.task.batch(run.group.share(rows), stage, seeded(seed, epoch, step + 1 + rank * len(whole)))
 
 
 def seeded(seed: int, epoch: int, step: int) -> Generator:
@@ -220,11 +232,12 @@ def report(
 class Progress:
     """How far a run is, and its checkpoint."""
 
-    def __init__(self, recipe: Recipe, task: Task, path: Path, about: dict[str, str]) -> None:
-        self.recipe, self.path, self.about = recipe, path, about
+    def __init__(self, run: Run, path: Path, about: dict[str, str]) -> None:
+        self.run, self.path, self.about = run, path, about
         self.epoch, self.hours = 0, 0.0
         self.history: list[dict[str, Any]] = []
-        steps = [len(task) // recipe.stage_of(e).batch for e in range(recipe.epochs)]
+        recipe = run.recipe
+        steps = [len(run.task) // recipe.stage_of(e).batch for e in range(recipe.epochs)]
         self.cumulative = np.cumsum([0, *steps]) / sum(steps)
 
     def done_before(self, epoch: int) -> float:
@@ -235,38 +248,30 @@ class Progress:
         """Share 0..1 of all steps in `epoch`."""
         return float(self.cumulative[epoch + 1] - self.cumulative[epoch])
 
-    def resume(self, model: OKDHP, ema: EMA, optimiser: torch.optim.Optimizer) -> None:
+    def resume(self) -> None:
         """Continue from the checkpoint if there is one. Raises CheckpointError if it is another recipe's."""
         if not self.path.exists():
             return
-        content = load_checkpoint(self.path)
-        if content["recipe"] != dataclasses.asdict(self.recipe):
+        content, run = load_checkpoint(self.path), self.run
+        if content["recipe"] != dataclasses.asdict(run.recipe):
             raise CheckpointError(f"{self.path}: belongs to another recipe; choose another output folder")
-        model.load_state_dict(content["model"])
-        ema.model.load_state_dict(content["ema"])
-        ema.updates = content["ema_updates"]
-        optimiser.load_state_dict(content["optimiser"])
+        run.model.load_state_dict(content["model"])
+        run.ema.model.load_state_dict(content["ema"])
+        run.ema.updates = content["ema_updates"]
+        run.optimiser.load_state_dict(content["optimiser"])
         self.epoch, self.hours, self.history = content["epoch"], content["hours"], content["history"]
         log.info("resumed %s after epoch %d", self.path, self.epoch)
 
-    def finish(
-        self,
-        epoch: int,
-        means: dict[str, float],
-        scores: dict[str, float],
-        hours: float,
-        model: OKDHP,
-        ema: EMA,
-        optimiser: torch.optim.Optimizer,
-    ) -> None:
+    def finish(self, epoch: int, means: dict[str, float], scores: dict[str, float], hours: float) -> None:
         """Note the epoch's figures and write the checkpoint. `hours` since this process began."""
         self.history.append({"epoch": epoch, "losses": means, "scores": scores})
+        run = self.run
         content = {
-            "recipe": dataclasses.asdict(self.recipe),
-            "model": model.state_dict(),
-            "ema": ema.model.state_dict(),
-            "ema_updates": ema.updates,
-            "optimiser": optimiser.state_dict(),
+            "recipe": dataclasses.asdict(run.recipe),
+            "model": run.model.state_dict(),
+            "ema": run.ema.model.state_dict(),
+            "ema_updates": run.ema.updates,
+            "optimiser": run.optimiser.state_dict(),
             "epoch": epoch + 1,
             "hours": self.hours + hours,
             "history": self.history,
