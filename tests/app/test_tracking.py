@@ -132,6 +132,15 @@ def test_a_walker_who_overtakes_a_standing_person_takes_no_id_from_them():
     assert {whose(person, world, 1.8): person.id for person in frames[-1]} == before
 
 
+def test_who_stops_in_front_of_another_keeps_the_own_id():
+    near, far = Walker(100, 200), Walker(200)
+    tracker, world = Tracker(), World(near, far)
+    watch(tracker, world, 0.5)
+    near.x, near.speed = 200, 0
+    frames = watch(tracker, world, 0.8, start_s=0.5)
+    assert [[person.id for person in people] for people in frames] == [[1]] * len(frames)
+
+
 def test_who_leaves_is_gone_at_once_and_who_comes_later_gets_a_new_id():
     tracker, empty = Tracker(), World()
     assert [person.id for person in step(tracker, World(Walker(200)), 0.0)] == [1]
@@ -188,6 +197,17 @@ def test_the_region_does_not_shrink_away_when_limbs_are_badly_seen():
         scores[:, 9 + index % 8] = 0.1  # another wrist, hip, knee or ankle each time
         (person,) = tracker.update(time_s, IMAGE_WH, regions, keypoints, scores)
     assert iou(person.box_xyxy[None], walker.box(time_s)[None])[0, 0] > 0.6
+
+
+def test_legs_that_are_unseen_for_one_frame_are_not_cut_off_the_region():
+    walker = Walker(200)
+    tracker, world = Tracker(detect_every_frames=1000), World(walker)
+    watch(tracker, world, 0.5)
+    regions = tracker.regions(0.5)
+    keypoints, scores = world.poses(0.5, regions.boxes_xyxy)
+    scores[:, 13:] = 0.05
+    tracker.update(0.5, IMAGE_WH, regions, keypoints, scores)
+    assert iou(tracker.regions(0.55).boxes_xyxy, walker.box(0)[None])[0, 0] > 0.7
 
 
 def test_known_people_come_before_new_ones_where_there_is_room_for_few():
@@ -248,6 +268,21 @@ def test_a_lost_person_sends_the_next_frame_through_the_detector():
     watch(tracker, World(Walker(200)), 0.5)
     assert not tracker.wants_detector()
     step(tracker, World(), 0.6)
+    assert tracker.wants_detector()
+
+
+def test_the_search_for_a_lost_person_is_repeated_ever_less_often():
+    tracker, world = Tracker(detect_every_frames=1000), World()
+    watch(tracker, World(Walker(200)), 0.5)
+    watch(tracker, world, GRACE_S, start_s=0.5)
+    assert 3 <= world.detector_runs <= 8
+
+
+def test_a_long_fruitless_search_does_not_slow_down_the_next_one():
+    tracker = Tracker(detect_every_frames=1000)
+    watch(tracker, World(), 5.0)
+    watch(tracker, World(Walker(200)), 0.5, start_s=5.0)
+    step(tracker, World(), 5.5)
     assert tracker.wants_detector()
 
 
@@ -330,6 +365,17 @@ def test_unseen_keypoints_are_left_as_they_are():
         (person,) = tracker.update(index / FPS, IMAGE_WH, boxes, pose, scores)
     assert np.array_equal(person.keypoints[16], pose[0, 16])
     assert not np.array_equal(person.keypoints[15], pose[0, 15])
+
+
+def test_a_keypoint_that_comes_back_is_shown_where_it_is():
+    tracker, pose = Tracker(), Walker(200).pose(0)[None]
+    for index, score in enumerate((0.9, 0.1, 0.9)):
+        moved, scores = pose.copy(), np.full((1, 17), 0.9)
+        moved[0, 9] += 30 * index
+        scores[0, 9] = score
+        regions = Regions(Walker(200).box(0)[None], np.array([0.9]), True)
+        (person,) = tracker.update(index / FPS, IMAGE_WH, regions, moved, scores)
+    assert person.keypoints[9] == pytest.approx(moved[0, 9])
 
 
 def test_frames_of_the_same_instant_do_no_harm():
