@@ -168,5 +168,20 @@ def evaluate(
         commands.run_evaluate(data, split, pose, detector, limit)
 
 
+@app.command()
+def data(
+    dataset: Annotated[str, typer.Argument(help="coco (20 GB; keypoints of 2017) or mpii (13 GB; Human Pose)")],
+    out: Annotated[Path, typer.Option(help="folder to put it in; a download that was cut continues")],
+    only: Annotated[list[str] | None, typer.Option(help="annotations, train, val (coco) or images (mpii)")] = None,
+) -> None:
+    """Download, verify and unpack an official data set."""
+    _commands()
+    from training.download import choose, obtain
+
+    with _one_line_errors():
+        obtain(choose(dataset, only or ()), out)
+        typer.echo(out)
+
+
 if __name__ == "__main__":
     app()

@@ -1,0 +1,270 @@
+"""Downloads, from a real server on a real port that can cut, refuse and change what it sends."""
+
+import gzip
+import hashlib
+import http.server
+import io
+import logging
+import os
+import re
+import socket
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app
+from training import download
+from training.download import DATASETS, Archive, DownloadError, choose, fetch, obtain
+from training.unpack import ArchiveError, unpack
+
+PICTURE = os.urandom(300_000)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `files`. The next replies stop after `cuts` bytes of their body; `status` is sent in place of a file."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.cuts: list[int] = []
+        self.status: list[int] = []
+        self.ranges = True
+        self.asked: list[str | None] = []  # the Range header of each request
+
+    def archive(self, name: str, content: bytes, md5: str | None = None, size: int | None = None) -> Archive:
+        self.files[f"/{name}"] = content
+        return Archive("all", f"http://127.0.0.1:{self.server_port}/{name}", md5, size)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers["Range"]
+        self.server.asked.append(asked)
+        content = self.server.files.get(self.path)
+        if self.server.status or content is None:
+            self.send_error(self.server.status.pop(0) if self.server.status else 404)
+            return
+        tag = f'"{hashlib.md5(content).hexdigest()}"'
+        start = 0
+        if asked and self.server.ranges and self.headers["If-Range"] == tag:
+            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+        if start >= len(content):
+            self.send_error(416)
+            return
+        body = content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", tag)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.server.cuts.pop(0)] if self.server.cuts else body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tarred(entries: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for entry, content in entries:
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_archive_is_fetched_checked_unpacked_and_deleted(server: Server, tmp_path: Path) -> None:
+    content = zipped({"annotations/a.json": b"{}", "val2017/1.jpg": PICTURE})
+    archive = server.archive("v.zip", content, md5(content), len(content))
+    obtain([archive], tmp_path)
+    assert (tmp_path / "val2017" / "1.jpg").read_bytes() == PICTURE
+    assert names(tmp_path) == {"annotations/a.json", "val2017/1.jpg", ".v.zip.done"}
+    obtain([archive], tmp_path)
+    assert len(server.asked) == 1  # nothing is fetched twice
+
+
+def test_tar_archive_is_unpacked_too(server: Server, tmp_path: Path) -> None:
+    obtain([server.archive("p.tar.gz", tarred([(tarfile.TarInfo("images/1.jpg"), PICTURE)]))], tmp_path)
+    assert (tmp_path / "images" / "1.jpg").read_bytes() == PICTURE
+
+
+def test_cut_connection_continues_where_it_was_cut(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.cuts = [100_000, 50_000]
+    with caplog.at_level(logging.WARNING):
+        path = fetch(server.archive("v.zip", PICTURE, md5(PICTURE)), tmp_path, pause_s=0)
+    assert path.read_bytes() == PICTURE
+    assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
+    assert "v.zip: the connection ended after 100000 of 300000 bytes; continuing at byte 100000" in caplog.text
+
+
+def test_a_later_run_continues_what_an_earlier_one_left(server: Server, tmp_path: Path) -> None:
+    archive = server.archive("v.zip", PICTURE)
+    server.cuts = [1000] + [0] * (download.ATTEMPTS - 1)
+    with pytest.raises(DownloadError, match="run again to continue at byte 1000"):
+        fetch(archive, tmp_path, pause_s=0)
+    assert names(tmp_path) == {"v.zip.part", "v.zip.part.etag"}
+    server.asked.clear()
+    assert fetch(archive, tmp_path).read_bytes() == PICTURE
+    assert server.asked == ["bytes=1000-"]
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_from_its_start(server: Server, tmp_path: Path) -> None:
+    server.cuts = [1000] + [0] * (download.ATTEMPTS - 1)
+    with pytest.raises(DownloadError):
+        fetch(server.archive("v.zip", PICTURE), tmp_path, pause_s=0)
+    changed = os.urandom(5000)
+    assert fetch(server.archive("v.zip", changed), tmp_path).read_bytes() == changed
+
+
+def test_a_server_without_ranges_still_gives_the_whole_file(server: Server, tmp_path: Path) -> None:
+    server.ranges, server.cuts = False, [1000]
+    assert fetch(server.archive("v.zip", PICTURE), tmp_path, pause_s=0).read_bytes() == PICTURE
+
+
+def test_a_part_that_lacks_nothing_becomes_the_file(server: Server, tmp_path: Path) -> None:
+    archive = server.archive("v.zip", PICTURE, md5(PICTURE))
+    (tmp_path / "v.zip.part").write_bytes(PICTURE)
+    (tmp_path / "v.zip.part.etag").write_text(f'"{md5(PICTURE)}"')
+    assert fetch(archive, tmp_path).read_bytes() == PICTURE
+    assert names(tmp_path) == {"v.zip"}
+
+
+def test_wrong_checksum_is_refused_and_the_file_not_kept(server: Server, tmp_path: Path) -> None:
+    archive = server.archive("v.zip", zipped({"a": b"a"}), "0" * 32)
+    with pytest.raises(DownloadError, match=r"v\.zip: its MD5 is [0-9a-f]{32}, expected 0{32}; deleted it$"):
+        obtain([archive], tmp_path)
+    assert names(tmp_path) == set()
+
+
+def test_another_size_than_expected_is_refused_before_it_is_fetched(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="is 300000 bytes there, expected 7"):
+        fetch(server.archive("v.zip", PICTURE, size=7), tmp_path)
+    assert names(tmp_path) == set()
+
+
+def test_a_file_larger_than_the_disk_is_refused_before_it_is_fetched(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = download.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(DownloadError, match=r"v\.zip: needs 0\.0 GB more, 0\.0 GB are free in "):
+        fetch(server.archive("v.zip", PICTURE), tmp_path)
+
+
+def test_absent_file_is_one_line_and_not_asked_for_again(server: Server, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{server.server_port}/no.zip"
+    with pytest.raises(DownloadError) as caught:
+        fetch(Archive("all", url), tmp_path)
+    assert str(caught.value) == f"{url}: HTTP 404 Not Found"
+    assert len(server.asked) == 1
+
+
+def test_passing_fault_of_the_server_is_waited_out(server: Server, tmp_path: Path) -> None:
+    server.status = [503, 500]
+    assert fetch(server.archive("v.zip", PICTURE), tmp_path, pause_s=0).read_bytes() == PICTURE
+
+
+def test_a_server_that_is_not_there_is_one_line(server: Server, tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, not listening: nobody else gets this port
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v.zip"
+        with pytest.raises(DownloadError, match=r"v\.zip: .*refused; run again to continue at byte 0$"):
+            fetch(Archive("all", url), tmp_path, pause_s=0)
+
+
+@pytest.mark.parametrize("name", ["t.zip", "t.tar.gz"])
+def test_truncated_archive_leaves_nothing_behind(server: Server, tmp_path: Path, name: str) -> None:
+    whole = zipped({"a.jpg": PICTURE}) if name == "t.zip" else tarred([(tarfile.TarInfo("a.jpg"), PICTURE)])
+    with pytest.raises(DownloadError, match=f"{name}: damaged: .*; deleted it, run again to fetch it anew"):
+        obtain([server.archive(name, whole[:-2000])], tmp_path)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["t.zip", "t.tar.gz"])
+def test_a_damaged_byte_is_found_by_the_archives_own_checksum(tmp_path: Path, name: str) -> None:
+    whole = bytearray(zipped({"first.jpg": b"first", "a.jpg": PICTURE}))
+    if name == "t.tar.gz":
+        plain = gzip.decompress(tarred([(tarfile.TarInfo("first.jpg"), b"first"), (tarfile.TarInfo("a.jpg"), PICTURE)]))
+        whole = bytearray(gzip.compress(plain, compresslevel=0))  # stored: a changed byte still unpacks
+    whole[150_000] ^= 1
+    (tmp_path / name).write_bytes(whole)
+    with pytest.raises(ArchiveError, match="damaged"):
+        unpack(tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "out").exists() or names(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize("entry", ["../evil", "/tmp/evil", "a/../../evil", "..\\evil", "C:\\evil"])
+@pytest.mark.parametrize("name", ["t.zip", "t.tar.gz"])
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str, entry: str) -> None:
+    files = {"good.jpg": b"good", entry: b"evil"}
+    content = zipped(files) if name == "t.zip" else tarred([(tarfile.TarInfo(n), c) for n, c in files.items()])
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ArchiveError, match="leads out of the folder"):
+        unpack(tmp_path / name, tmp_path / "a" / "out")
+    assert names(tmp_path) == {name}
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("images")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+    (tmp_path / "t.tar.gz").write_bytes(tarred([(link, b"")]))
+    zip_link = zipfile.ZipInfo("images")
+    zip_link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr(zip_link, "/etc")
+    for name in ("t.tar.gz", "t.zip"):
+        with pytest.raises(ArchiveError, match="'images' is neither a file nor a folder"):
+            unpack(tmp_path / name, tmp_path / "out")
+
+
+def test_parts_are_chosen_by_name() -> None:
+    assert [archive.name for archive in choose("coco", ["annotations"])] == ["annotations_trainval2017.zip"]
+    assert choose("mpii") == DATASETS["mpii"]
+    with pytest.raises(DownloadError, match="mpii has no part 'val': expected annotations, images"):
+        choose("mpii", ["val"])
+    with pytest.raises(DownloadError, match="unknown data set 'voc': expected coco or mpii"):
+        choose("voc")
+
+
+def test_command_gets_the_data_set_and_says_faults_in_one_line(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DATASETS, "coco", (server.archive("a.zip", zipped({"annotations/a.json": b"{}"})),))
+    got = CliRunner().invoke(app, ["data", "coco", "--out", str(tmp_path / "coco")])
+    assert got.exit_code == 0, got.output
+    assert "annotations/a.json" in names(tmp_path / "coco")
+    wrong = CliRunner().invoke(app, ["data", "coco", "--out", str(tmp_path / "coco"), "--only", "cats"])
+    assert (wrong.exit_code, wrong.stderr) == (2, "okdhp: coco has no part 'cats': expected all\n")
