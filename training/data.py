@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from app.geometry import BORDER_GREY, warp
+from training.coco import find_split
 
 log = logging.getLogger("okdhp.data")
 NUM_KEYPOINTS = 17
@@ -147,12 +148,12 @@ class Dataset:
 
 
 def load_dataset(folder: Path, name: str, device: torch.device | None = None, limit: int | None = None) -> Dataset:
-    """Read `folder/name.json` (COCO keypoints) and decode its pictures under `folder/images`.
+    """Read `name` of a COCO-format folder (`training.coco.find_split` says where) and decode its pictures.
 
     A broken picture or annotation is named in the log and left out. `limit` takes the first so many pictures of a
     shuffled list (for tests and trials). Raises DataError when the folder holds nothing to use.
     """
-    path = folder / f"{name}.json"
+    path, folder, source = find_split(folder, name)
     try:
         content = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
@@ -161,18 +162,20 @@ def load_dataset(folder: Path, name: str, device: torch.device | None = None, li
     if limit is not None:
         chosen = np.random.default_rng(0).permutation(len(entries))[:limit]
         entries = [entries[i] for i in sorted(chosen)]
-    kept, images = _decode_all(folder / "images", entries)
+    kept, images = decode_all(folder, entries)
     if not images:
-        raise DataError(f"{path}: none of its {len(entries)} pictures could be read under {folder / 'images'}")
+        raise DataError(f"{path}: none of its {len(entries)} pictures could be read under {folder}")
     slot = {entry["id"]: index for index, entry in enumerate(kept)}
-    sources = np.array([entry.get("source", name) for entry in kept])
+    sources = np.array([entry.get("source", source) for entry in kept])
     pictures = Pictures(images, device or torch.device("cpu"))
     annotations = [a for a in content.get("annotations", []) if a.get("image_id") in slot]
     people = _people(annotations, slot, sources, pictures.size_wh)
     return Dataset(pictures, people, np.array([entry["id"] for entry in kept]), sources)
 
 
-def _decode_all(folder: Path, entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+def decode_all(folder: Path, entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """The entries whose `file_name` under `folder` is a picture, of the stated size if any, and their (H, W, 3) RGB."""
+
     def decode(entry: dict[str, Any]) -> np.ndarray | str:
         file = folder / entry["file_name"]
         try:
@@ -181,8 +184,9 @@ def _decode_all(folder: Path, entries: list[dict[str, Any]]) -> tuple[list[dict[
             return f"{file}: {error}"
         if pixels is None:
             return f"{file}: not a readable picture"
-        if (pixels.shape[1], pixels.shape[0]) != (entry["width"], entry["height"]):
-            return f"{file}: is {pixels.shape[1]}x{pixels.shape[0]}, annotated {entry['width']}x{entry['height']}"
+        height, width = pixels.shape[:2]
+        if "width" in entry and (width, height) != (entry["width"], entry["height"]):
+            return f"{file}: is {width}x{height}, annotated {entry['width']}x{entry['height']}"
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
     kept, images = [], []

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from app.geometry import crop_matrix, invert, letterbox_matrix, transform, warp
+from training.coco import result_entry
 from training.data import Dataset, People
 from training.metrics import measured, oks, oks_share, recall_at_false_rate
 
 BATCH = 32
+COCO_FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 Floats = NDArray[np.floating]
 
 
@@ -99,27 +101,23 @@ def pose_results(
             continue
         points, confidence = pose.run([warp(image, matrix, pose.size_wh) for matrix in maps])
         for p, c, matrix, score in zip(points, confidence, maps, scores[kept], strict=True):
-            flat = np.concatenate([transform(p, invert(matrix)), c[:, None]], axis=1).astype(float)
-            results.append(
-                {
-                    "image_id": int(dataset.image_ids[index]),
-                    "category_id": 1,
-                    "keypoints": flat.ravel().tolist(),
-                    "score": float(score * c.mean()),
-                }
-            )
+            keypoints = transform(p, invert(matrix))
+            results.append(result_entry(int(dataset.image_ids[index]), keypoints, c, float(score * c.mean())))
     return results
 
 
 def coco_ap(annotations: Path, results: list[dict[str, Any]], image_ids: list[int]) -> dict[str, float]:
-    """COCO keypoint AP, AP50, AP75 and AR of `results` on `image_ids` (faster-coco-eval)."""
+    """COCO keypoint AP and AR of `results` on `image_ids`, also at OKS .50 and .75 and for (M)edium and (L)arge people.
+
+    faster-coco-eval, whose figures are pycocotools': crowds and people without a labelled keypoint are neither right
+    nor wrong, 20 results a picture count. Where no person is to be measured a figure is -1, as COCO has it.
+    """
     from faster_coco_eval import COCO, COCOeval_faster
 
     truth = COCO(str(annotations))
-    evaluation = COCOeval_faster(truth, truth.loadRes(results), "keypoints")
+    evaluation = COCOeval_faster(truth, truth.loadRes(results) if results else COCO(), "keypoints")
     evaluation.params.imgIds = image_ids
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    ap, ap50, ap75, _, _, ar, *_ = evaluation.stats
-    return {"AP": float(ap), "AP50": float(ap50), "AP75": float(ap75), "AR": float(ar)}
+    return {name: float(value) for name, value in zip(COCO_FIGURES, evaluation.stats, strict=False)}

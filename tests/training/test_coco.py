@@ -1,0 +1,117 @@
+"""COCO's folder layout, and our AP against the public evaluator's."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from training.coco import find_split, given_box_results, result_entry
+from training.data import load_dataset
+from training.evaluate import COCO_FIGURES, coco_ap
+
+
+def official_layout(folder: Path, target: Path, images: str = "val2017") -> Path:
+    """`folder` as COCO publishes it; its JSON says nothing of sources."""
+    (target / "annotations").mkdir(parents=True)
+    shutil.copytree(folder / "images", target / images)
+    content = json.loads((folder / "val.json").read_text())
+    for entry in content["images"]:
+        del entry["source"]
+    (target / "annotations" / "person_keypoints_val2017.json").write_text(json.dumps(content))
+    return target
+
+
+@pytest.mark.parametrize("images", ["val2017", "images/val2017"])
+def test_official_layout_holds_what_ours_holds(drawn_folder: Path, tmp_path: Path, images: str) -> None:
+    ours, theirs = (load_dataset(f, "val") for f in (drawn_folder, official_layout(drawn_folder, tmp_path, images)))
+    assert set(theirs.sources) == {"coco"}
+    assert theirs.people.ids.tolist() == ours.people.ids.tolist()
+    assert theirs.people.keypoints.equal(ours.people.keypoints)
+    np.testing.assert_array_equal(theirs.pictures.picture(3), ours.pictures.picture(3))
+
+
+def test_latest_year_is_taken_and_a_year_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    for split in ("train2014", "train2017", "val2017"):
+        (tmp_path / "annotations" / f"person_keypoints_{split}.json").touch()
+    assert find_split(tmp_path, "train").images == tmp_path / "train2017"
+    assert find_split(tmp_path, "train2014").annotations.name == "person_keypoints_train2014.json"
+    assert find_split(tmp_path, "test").annotations == tmp_path / "test.json"
+
+
+def hard_truth(random: np.random.Generator) -> dict[str, Any]:
+    """30 pictures: people of all sizes, nobody, crowds, people without labels, labels out of the picture."""
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(1, 31)]
+    annotations = []
+    for image in images[:-3]:
+        for slot in range(int(random.integers(1, 5))):
+            x, y, w, h = random.uniform((0, 0, 20, 30), (500, 300, 250, 400))
+            points = random.uniform((x, y), (x + w, y + h), (17, 2)) + (random.random() < 0.2) * np.array([300, 0])
+            labels = random.integers(0, 3, 17) * (random.random() > 0.15)
+            crowd = int(random.random() < 0.15)
+            table = np.concatenate([points, labels[:, None]], axis=1) * ((labels > 0) & (not crowd))[:, None]
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image["id"], "category_id": 1, "iscrowd": crowd,
+                 "bbox": [x, y, w, h], "area": 0.5 * w * h, "keypoints": table.ravel().tolist(),
+                 "num_keypoints": int((table[:, 2] > 0).sum()), "slot": slot, "segmentation": []}
+            )  # fmt: skip
+    return {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+
+
+def guesses(truth: dict[str, Any], random: np.random.Generator) -> list[dict[str, Any]]:
+    """Good and bad guesses, doubles, people out of nowhere, over 20 in one picture; some pictures without any."""
+    results = []
+    for person in truth["annotations"]:
+        if person["image_id"] % 7 == 0:
+            continue
+        x, y, w, h = person["bbox"]
+        points = np.array(person["keypoints"]).reshape(17, 3)[:, :2]
+        for _ in range(25 if person["id"] == 1 else int(random.integers(0, 3))):
+            moved = np.where(points.any(1, keepdims=True), points, (x + w / 2, y + h / 2))
+            moved = moved + random.normal(0, np.sqrt(w * h) * random.choice([0.01, 0.05, 0.3]), (17, 2))
+            results.append(result_entry(person["image_id"], moved, np.ones(17), float(random.random())))
+    results.append(result_entry(30, np.full((17, 2), -50.0), np.ones(17), 0.99))
+    return results
+
+
+def official_figures(path: Path, results: list[dict[str, Any]], image_ids: list[int]) -> dict[str, float]:
+    truth = COCO(str(path))
+    evaluation = COCOeval(truth, truth.loadRes(results), "keypoints")
+    evaluation.params.imgIds = image_ids
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return dict(zip(COCO_FIGURES, evaluation.stats.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_every_figure_equals_the_official_evaluators(tmp_path: Path, seed: int, share: float) -> None:
+    random = np.random.default_rng(seed)
+    truth = hard_truth(random)
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    image_ids = [entry["id"] for entry in truth["images"]][: int(30 * share)]
+    results = [entry for entry in guesses(truth, random) if entry["image_id"] in image_ids]
+    expected = official_figures(tmp_path / "val.json", results, image_ids)
+    found = coco_ap(tmp_path / "val.json", results, image_ids)
+    assert 0.05 < expected["AP"] < 0.95
+    assert list(found) == list(COCO_FIGURES)
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_perfect_guesses_in_given_boxes_reach_one(drawn_folder: Path) -> None:
+    people = load_dataset(drawn_folder, "val").people
+    results = given_box_results(people.image_ids.tolist(), people.keypoints.numpy(), np.full((len(people), 17), 0.9))
+    found = coco_ap(drawn_folder / "val.json", results, sorted(set(people.image_ids.tolist())))
+    assert (found["AP"], found["AR"]) == pytest.approx((1.0, 1.0))
+    assert results[0]["score"] == pytest.approx(0.9)
+
+
+def test_nobody_found_is_nothing_reached(drawn_folder: Path) -> None:
+    found = coco_ap(drawn_folder / "val.json", [], [1, 2, 3])
+    assert (found["AP"], found["AR"]) == (0.0, 0.0)
