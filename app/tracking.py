@@ -17,9 +17,13 @@ from app.smoothing import OneEuro
 Array = NDArray[np.float64]
 Floats = NDArray[np.floating]
 
-SEEN_SCORE = 0.3  # a keypoint below this says nothing about where its person is
+# Networks differ in how high they score: what counts is a score beside the other scores of the same person.
+SEEN_SHARE = 0.5  # a keypoint below this share of the person's better ones says nothing about where the person is
+SEEN_FLOOR = 0.08  # nor does one below this, of whomever
 FEWEST_SEEN = 4  # fewer seen keypoints are nobody
-NOBODY_SCORE = 0.2  # nor is a skeleton whose keypoints have a lower mean; half a person behind a desk has about 0.4
+NOBODY_SCORE = 0.1  # nor is a skeleton whose keypoints have a lower mean, whatever the network
+LOST_SHARE = 0.5  # a track whose mean falls under this share of its usual one has left its person
+USUAL_WEIGHT = 0.1  # share of the newest frame in a track's usual score
 SAME_SKELETON = 0.6  # OKS at which two skeletons of one frame are one person found twice
 SAME_BOX = 0.5  # IoU at which a detection shows a person who is followed already
 LINK = 0.25  # likeness under which a skeleton is not where a track went
@@ -69,7 +73,11 @@ class _Skeleton:
 
     @property
     def seen(self) -> NDArray[np.bool_]:
-        return np.asarray(self.scores >= SEEN_SCORE)
+        return np.asarray(self.scores >= max(SEEN_FLOOR, SEEN_SHARE * float(np.quantile(self.scores, 0.75))))
+
+    @property
+    def mean(self) -> float:
+        return float(self.scores.mean())
 
 
 @dataclass
@@ -80,6 +88,7 @@ class _Track:
     last: _Skeleton
     seen_at_s: float
     detector_score: float
+    usual_score: float = field(init=False)
     shown: Array = field(init=False)  # (17, 2) smoothed
     velocity: Array = field(default_factory=lambda: np.zeros(2))  # (2,) pixels per second
     smooth: OneEuro = field(default_factory=OneEuro)
@@ -87,6 +96,7 @@ class _Track:
     overlooked: int = 0  # by how many runs of the detector in a row
 
     def __post_init__(self) -> None:
+        self.usual_score = self.last.mean
         self.shown = self._smoothed(self.last, self.seen_at_s)
 
     def at(self, time_s: float) -> _Skeleton:
@@ -95,6 +105,10 @@ class _Track:
         return replace(
             self.last, box_xyxy=self.last.box_xyxy + np.tile(shift, 2), keypoints=self.last.keypoints + shift
         )
+
+    def can_be(self, found: _Skeleton) -> bool:
+        """Whether `found` is a person at all, by the standard of this track; the detector's word is enough."""
+        return found.detector_score is not None or found.mean >= LOST_SHARE * self.usual_score
 
     def take(self, found: _Skeleton, time_s: float, *, smoothing: bool) -> None:
         """Move to where this person is now."""
@@ -108,6 +122,7 @@ class _Track:
             box = _eased(self.at(time_s).box_xyxy, box)
         else:
             self.detector_score, self.overlooked = found.detector_score, 0
+        self.usual_score += USUAL_WEIGHT * (found.mean - self.usual_score)
         smooth = self._smoothed(found, time_s)
         self.shown = smooth if smoothing else found.keypoints
         self.last, self.seen_at_s, self.lost = replace(found, box_xyxy=box), time_s, False
@@ -119,7 +134,7 @@ class _Track:
         return np.where(seen, smooth, found.keypoints)
 
     def person(self) -> TrackedPerson:
-        score = float(self.last.scores.mean()) * self.detector_score
+        score = self.last.mean * self.detector_score
         return TrackedPerson(self.id, score, self.last.box_xyxy, self.shown, self.last.scores)
 
 
@@ -208,7 +223,7 @@ class Tracker:
         taken, turned = set(), False
         for index, track in enumerate(self._tracks):
             chosen, was_lost = pairs.get(index), track.lost
-            if chosen is not None and likeness[index, chosen] >= LINK:
+            if chosen is not None and likeness[index, chosen] >= LINK and track.can_be(found[chosen]):
                 track.take(found[chosen], time_s, smoothing=self.smoothing)
                 taken.add(chosen)
             else:
@@ -233,31 +248,27 @@ def _skeletons(image_wh: tuple[int, int], regions: Regions, keypoints: Floats, s
     found = []
     rows = zip(regions.boxes_xyxy, regions.detector_scores.tolist(), keypoints, scores, strict=True)
     for box, detector_score, points, point_scores in rows:
-        around = body_box(points, point_scores, image_wh)
-        if around is None or point_scores.mean() < NOBODY_SCORE:
-            continue
-        if np.isnan(detector_score):
-            found.append(_Skeleton(around, points, point_scores, None))
-        else:
-            found.append(_Skeleton(box, points, point_scores, detector_score))
+        one = _Skeleton(box, points, point_scores, None if np.isnan(detector_score) else detector_score)
+        around = body_box(points[one.seen], image_wh)
+        if around is not None and one.mean >= NOBODY_SCORE:
+            found.append(one if one.detector_score is not None else replace(one, box_xyxy=around))
     return found
 
 
 def _distinct(skeletons: list[_Skeleton]) -> list[_Skeleton]:
     """Each person once: of two skeletons alike the detector's stays, or else the surer one."""
     kept: list[_Skeleton] = []
-    for one in sorted(skeletons, key=lambda one: (one.detector_score is None, -one.scores.mean())):
+    for one in sorted(skeletons, key=lambda one: (one.detector_score is None, -one.mean)):
         if all(_oks(one, other) < SAME_SKELETON for other in kept):
             kept.append(one)
     return kept
 
 
-def body_box(keypoints: Array, scores: Array, image_wh: tuple[int, int]) -> Array | None:
-    """The box (4,) within the picture around a person's seen `keypoints` (17, 2); None where too little is seen.
+def body_box(seen: Array, image_wh: tuple[int, int]) -> Array | None:
+    """The box (4,) within the picture around a person's `seen` keypoints (N, 2); None where too little is seen.
 
     A body reaches further than its keypoints, by about a tenth: the skull over the eyes, the feet under the ankles.
     """
-    seen = keypoints[scores >= SEEN_SCORE]
     if len(seen) < FEWEST_SEEN:
         return None
     low, high = seen.min(axis=0), seen.max(axis=0)

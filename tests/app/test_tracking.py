@@ -49,6 +49,7 @@ class World:
         self.random = np.random.default_rng(seed)
         self.detector_runs = 0
         self.blind = False  # the detector finds nobody
+        self.sure = 0.8  # the pose network's score of a keypoint that is there
 
     def visible(self, time_s: float) -> list[Walker]:
         seen: list[Walker] = []
@@ -66,14 +67,14 @@ class World:
 
     def poses(self, time_s: float, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The visible person who overlaps each region most; keypoints of low score where there is none."""
-        keypoints, scores = np.zeros((len(regions), 17, 2)), np.full((len(regions), 17), 0.05)
+        keypoints, scores = np.zeros((len(regions), 17, 2)), np.full((len(regions), 17), 0.06 * self.sure)
         visible = self.visible(time_s)
         for row, region in enumerate(regions):
             keypoints[row] = region[:2]
             overlaps = [iou(region[None], walker.box(time_s)[None])[0, 0] for walker in visible]
             if overlaps and max(overlaps) > 0.15:
                 keypoints[row] = visible[int(np.argmax(overlaps))].pose(time_s)
-                scores[row] = 0.8
+                scores[row] = self.sure
         return keypoints + self.random.normal(0, self.noise_px, keypoints.shape), scores
 
 
@@ -156,6 +157,22 @@ def test_who_is_hidden_for_a_moment_keeps_the_id():
     assert [person.id for person in step(tracker, world, 1.1)] == [1]
 
 
+@pytest.mark.parametrize("sure", [0.15, 0.4, 1.0])
+def test_a_network_that_scores_low_is_followed_as_well_as_one_that_scores_high(sure):
+    world = World(Walker(60, 160), Walker(420, -160))
+    world.sure = sure
+    frames = watch(Tracker(), world, 2.0)
+    assert {person.id for people in frames for person in people} == {1, 2} and len(frames[-1]) == 2
+
+
+def test_a_track_that_scores_far_less_than_usual_is_lost():
+    tracker, world = Tracker(detect_every_frames=1000), World(Walker(200))
+    watch(tracker, world, 0.5)
+    world.sure = 0.3
+    assert step(tracker, world, 0.5) == []
+    assert tracker.wants_detector()
+
+
 def test_two_trackers_share_nothing():
     ours, theirs = Tracker(), Tracker()
     watch(ours, World(Walker(50), Walker(400)), 0.5)
@@ -226,19 +243,16 @@ def test_asking_for_regions_changes_nothing():
     assert not tracker.wants_detector()
 
 
-def test_a_body_box_holds_the_seen_keypoints_and_stays_in_the_picture():
-    pose, scores = Walker(-30, height=300).pose(0.0), np.full(17, 0.9)
-    scores[[9, 15]] = 0.1
-    box = body_box(pose, scores, IMAGE_WH)
-    inside = pose[(scores > 0.5) & (pose[:, 0] >= 0)]
+def test_a_body_box_holds_the_keypoints_and_stays_in_the_picture():
+    pose = Walker(-30, height=300).pose(0.0)
+    box = body_box(pose, IMAGE_WH)
+    inside = pose[pose[:, 0] >= 0]
     assert box is not None and box[0] == 0
     assert (inside >= box[:2]).all() and (inside <= box[2:]).all()
 
 
-def test_three_seen_keypoints_are_nobody():
-    scores = np.zeros(17)
-    scores[:3] = 1.0
-    assert body_box(Walker(200).pose(0.0), scores, IMAGE_WH) is None
+def test_three_keypoints_are_nobody():
+    assert body_box(Walker(200).pose(0.0)[:3], IMAGE_WH) is None
 
 
 # --- when the detector runs -----------------------------------------------------------------------------------------
