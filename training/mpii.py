@@ -1,0 +1,242 @@
+"""MPII Human Pose: the official release (.mat) and its widespread JSON conversion, as one thing in memory."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+import torch
+from numpy.typing import NDArray
+
+from training.data import DataError, Dataset, People, Pictures, decode_all
+
+log = logging.getLogger("okdhp.mpii")
+JOINT_NAMES = (
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+    "pelvis", "thorax", "upper_neck", "head_top",
+    "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+)  # fmt: skip
+
+# FLIP_INDEX[k] is the joint that k becomes in a mirrored picture.
+FLIP_INDEX = (5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10)
+
+# Matlab counts pixels from 1, and app.geometry puts the first one's centre at 0.5.
+ORIGIN = 0.5
+SCALE_PX = 200  # a person of scale 1 is this tall
+LOWER = 15  # the official crop's centre is this many pixels per scale below the given one: feet, not sky
+RELEASE = "mpii_human_pose_v1_u12_1.mat"
+# What the conversions in use call the splits; the release itself has no validation split.
+SPLIT_FILES = {
+    "train": ("annot/train.json", "annotations/mpii_train.json"),
+    "val": ("annot/valid.json", "annotations/mpii_val.json"),
+    "trainval": ("annot/trainval.json", "annotations/mpii_trainval.json"),
+}
+
+Floats = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Mpii:
+    """N annotated people; coordinates in the pixels of their pictures (app.geometry's convention).
+
+    images (N,) file names; joints (N, 16, 2), NaN where not labelled; labelled (N, 16), hidden joints included; centres
+    (N, 2) the rough middle of the person; scales (N,) height in 200 px; head_boxes (N, 4) xyxy, NaN where not known.
+    """
+
+    images: NDArray[np.str_]
+    joints: Floats
+    labelled: NDArray[np.bool_]
+    centres: Floats
+    scales: Floats
+    head_boxes: Floats
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, rows: NDArray[Any]) -> "Mpii":
+        """The people at `rows`, a mask (N,) or indices."""
+        return Mpii(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+
+    def boxes(self) -> Floats:
+        """Square boxes (N, 4) xyxy that app.geometry's padded crop makes the crop of the official protocol."""
+        centres = self.centres + self.scales[:, None] * np.array([0, LOWER])
+        half = self.scales[:, None] * SCALE_PX / 2
+        return np.concatenate([centres - half, centres + half], axis=1)
+
+
+def load_mpii(
+    folder: Path, name: str, device: torch.device | None = None, limit: int | None = None
+) -> tuple[Dataset, Mpii]:
+    """Read split `name` of an MPII folder and decode its pictures under `folder/images`.
+
+    The people of the Dataset, with 16 keypoints each, and of the Mpii are the same in the same order. `limit` as in
+    `load_dataset`. Raises DataError when the folder holds nothing to use.
+    """
+    everyone = read_mpii(folder, name)
+    names = sorted(set(everyone.images.tolist()))
+    if limit is not None:
+        names = [names[i] for i in sorted(np.random.default_rng(0).permutation(len(names))[:limit])]
+    kept, images = decode_all(folder / "images", [{"file_name": file} for file in names])
+    if not images:
+        raise DataError(f"{folder}: none of its {len(names)} MPII pictures could be read under {folder / 'images'}")
+    slot = {entry["file_name"]: index for index, entry in enumerate(kept)}
+    people = everyone.subset(np.array([image in slot for image in everyone.images]))
+    ids = np.array([_image_id(file) for file in slot])
+    picture = np.array([slot[image] for image in people.images])
+    pictures = Pictures(images, device or torch.device("cpu"))
+    return Dataset(pictures, _people(people, picture, ids), ids, np.full(len(ids), "mpii")), people
+
+
+def read_mpii(folder: Path, name: str) -> Mpii:
+    """The people of split `name` from a JSON conversion under `folder`, or for "train" from the release itself.
+
+    With a JSON the head boxes come from gt_NAME.mat beside it or from the release, where there is one.
+    """
+    release = next(iter(sorted(folder.rglob(RELEASE))), None)
+    listed = [folder / file for file in SPLIT_FILES.get(name, (f"annot/{name}.json",))]
+    path = next((path for path in listed if path.exists()), None)
+    if path is None:
+        if release is not None and name == "train":
+            return read_release(release)
+        wanted = " or ".join(str(path) for path in listed)
+        raise DataError(f"expected {wanted}; the release alone ({RELEASE}) has the split train only")
+    people = read_json(path)
+    truth = path.with_name(f"gt_{path.stem.removeprefix('mpii_')}.mat")
+    if truth.exists():
+        return dataclasses.replace(people, head_boxes=read_head_boxes(truth, len(people)))
+    if release is not None:
+        return dataclasses.replace(people, head_boxes=match_head_boxes(people, read_release(release)))
+    return people
+
+
+def read_release(path: Path, separated_only: bool = False) -> Mpii:
+    """The annotated people in the training pictures of the official release.
+
+    `separated_only` keeps those it calls sufficiently separated from others, whom its single-person protocol measures.
+    People without joints, scale or position cannot be used, as elsewhere. Raises DataError for another file.
+    """
+    rows = []
+    try:
+        release = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=True)["RELEASE"]
+        pictures = zip(_list(release.annolist), _list(release.img_train), _list(release.single_person), strict=True)
+        for picture, trained, separated in pictures:
+            people = _list(getattr(picture, "annorect", None)) if trained else []
+            alone = {int(number) for number in _list(separated)}  # counted from 1
+            for number, person in enumerate(people, 1):
+                row = _release_row(str(picture.image.name), person)
+                if row is not None and (number in alone or not separated_only):
+                    rows.append(row)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, IndexError, NotImplementedError) as error:
+        raise DataError(f"{path}: expected MPII's {RELEASE}: {type(error).__name__}: {error}") from error
+    return _table(path, rows)
+
+
+def _list(value: Any) -> list[Any]:
+    """A Matlab field as a list: scipy gives one thing bare, several as an array, and nothing as an empty array."""
+    return [] if value is None else list(np.atleast_1d(value))
+
+
+def _number(holder: Any, field: str) -> float:
+    values = _list(getattr(holder, field, None))
+    return float(values[0]) if values else float("nan")
+
+
+def _release_row(image: str, person: Any) -> dict[str, Any] | None:
+    """One person of the release in its own coordinates, or None without joints, scale or position."""
+    points = [p for points in _list(getattr(person, "annopoints", None)) for p in _list(getattr(points, "point", None))]
+    places = _list(getattr(person, "objpos", None))
+    scale = _number(person, "scale")
+    if not points or not places or not np.isfinite(scale):
+        return None
+    joints = np.full((len(JOINT_NAMES), 2), np.nan)
+    for point in points:
+        joints[int(point.id)] = _number(point, "x"), _number(point, "y")
+    centre = (_number(places[0], "x"), _number(places[0], "y"))
+    head = [_number(person, field) for field in ("x1", "y1", "x2", "y2")]
+    return {"image": image, "joints": joints, "centre": centre, "scale": scale, "head": head}
+
+
+def read_json(path: Path) -> Mpii:
+    """The people of a JSON conversion: a list of {image, joints, joints_vis, center, scale}.
+
+    joints_vis says which joints are labelled, visible or hidden. No head boxes. Raises DataError for another file.
+    """
+    rows = []
+    try:
+        for entry in json.loads(path.read_text()):
+            joints = np.array(entry["joints"], dtype=np.float64).reshape(len(JOINT_NAMES), 2)
+            joints[np.array(entry["joints_vis"]).reshape(len(JOINT_NAMES)) == 0] = np.nan
+            centre, scale = entry["center"], float(entry["scale"])
+            rows.append(
+                {"image": entry["image"], "joints": joints, "centre": centre, "scale": scale, "head": [np.nan] * 4}
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected MPII as a list in JSON: {type(error).__name__}: {error}") from error
+    return _table(path, rows)
+
+
+def read_head_boxes(path: Path, count: int) -> Floats:
+    """Head boxes (count, 4) xyxy of gt_NAME.mat: its headboxes_src is (2, 2, count): corner, axis, person."""
+    try:
+        corners = np.asarray(scipy.io.loadmat(path)["headboxes_src"], dtype=np.float64)
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+        raise DataError(f"{path}: expected headboxes_src: {type(error).__name__}: {error}") from error
+    if corners.shape != (2, 2, count):
+        raise DataError(f"{path}: expected head boxes (2, 2, {count}), got {corners.shape}")
+    return corners.reshape(4, count).T - ORIGIN
+
+
+def match_head_boxes(people: Mpii, release: Mpii) -> Floats:
+    """Head boxes (N, 4) of those of `release` in the same picture at the same place; NaN for people not in it."""
+    row_of = {place: row for row, place in enumerate(_places(release))}
+    rows = [row_of.get(place, -1) for place in _places(people)]
+    boxes = np.concatenate([release.head_boxes, np.full((1, 4), np.nan)])  # the last one is nobody's
+    return boxes[np.array(rows, dtype=np.int64)]
+
+
+def _places(people: Mpii) -> list[tuple[str, float, float]]:
+    centres = people.centres.round(1).tolist()  # the conversion may have rounded
+    return [(image, x, y) for image, (x, y) in zip(people.images.tolist(), centres, strict=True)]
+
+
+def _table(path: Path, rows: list[dict[str, Any]]) -> Mpii:
+    if not rows:
+        raise DataError(f"{path}: no annotated person in it")
+    joints = np.stack([row["joints"] for row in rows]) - ORIGIN
+    people = Mpii(
+        images=np.array([row["image"] for row in rows]),
+        joints=joints,
+        labelled=np.asarray(np.isfinite(joints).all(2)),
+        centres=np.array([row["centre"] for row in rows], dtype=np.float64) - ORIGIN,
+        scales=np.array([row["scale"] for row in rows], dtype=np.float64),
+        head_boxes=np.array([row["head"] for row in rows], dtype=np.float64) - ORIGIN,
+    )
+    usable = np.isfinite(people.centres).all(1) & np.isfinite(people.scales) & (people.scales > 0)
+    for row in np.flatnonzero(~usable):
+        log.warning("left out: %s: person %d (%s) has no usable centre and scale", path, row, people.images[row])
+    return people.subset(usable)
+
+
+def _people(people: Mpii, picture: NDArray[np.int64], ids: NDArray[np.int64]) -> People:
+    """As the trainer has them. MPII knows no areas: the boxes' stand in, and OKS is not for MPII."""
+    boxes = people.boxes().astype(np.float32)
+    return People(
+        picture=torch.from_numpy(picture),
+        boxes=torch.from_numpy(boxes),
+        keypoints=torch.from_numpy(np.nan_to_num(people.joints).astype(np.float32)),
+        labelled=torch.from_numpy(people.labelled),
+        area=torch.from_numpy((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])),
+        ids=torch.arange(len(people)),
+        image_ids=torch.from_numpy(ids[picture]),
+        sources=np.full(len(people), "mpii"),
+    )
+
+
+def _image_id(name: str) -> int:
+    """The same number for the same picture, whatever split or format it comes from."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest())
