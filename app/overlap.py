@@ -1,4 +1,4 @@
-"""How much two boxes, or two poses, are the same: IoU and OKS."""
+"""How much two boxes, or two poses, are the same: IoU, nesting, OKS."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,15 +6,27 @@ from numpy.typing import NDArray
 from app.skeleton import OKS_SIGMAS
 
 Array = NDArray[np.float64]
+TINY = 1e-9
 
 
 def iou(boxes_xyxy: Array, others_xyxy: Array) -> Array:
     """Intersection over union (N, M), 0..1, of boxes (N, 4) and (M, 4) with x1 < x2, y1 < y2."""
-    low = np.maximum(boxes_xyxy[:, None, :2], others_xyxy[None, :, :2])
-    high = np.minimum(boxes_xyxy[:, None, 2:], others_xyxy[None, :, 2:])
-    shared = (high - low).clip(0).prod(axis=-1)  # (N, M)
-    areas, other_areas = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) for boxes in (boxes_xyxy, others_xyxy))
-    return np.asarray(shared / np.maximum(areas[:, None] + other_areas - shared, 1e-9))
+    shared, areas, other_areas = _shared(boxes_xyxy, others_xyxy)
+    return np.asarray(shared / np.maximum(areas + other_areas - shared, TINY))
+
+
+def nesting(boxes_xyxy: Array, others_xyxy: Array) -> Array:
+    """The share (N, M), 0..1, of the smaller box that lies in the larger: 1 for a box inside another."""
+    shared, areas, other_areas = _shared(boxes_xyxy, others_xyxy)
+    return np.asarray(shared / np.maximum(np.minimum(areas, other_areas), TINY))
+
+
+def _shared(boxes: Array, others: Array) -> tuple[Array, Array, Array]:
+    """Areas of the intersections (N, M), of the boxes (N, 1) and of the others (1, M)."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    areas, other_areas = ((b[:, 2:] - b[:, :2]).prod(axis=-1) for b in (boxes, others))
+    return (high - low).clip(0).prod(axis=-1), areas[:, None], other_areas[None]
 
 
 def oks(keypoints: Array, others: Array, seen: NDArray[np.bool_], size_px: float) -> float:

@@ -11,40 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from app.overlap import iou, oks
+from app.sightings import Regions, Skeleton, box_fit, distinct, pose_fit, size_px, skeletons
 from app.smoothing import OneEuro
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.floating]
 
-# Networks differ in how high they score: what counts is a score beside the other scores of the same person.
-SEEN_SHARE = 0.5  # a keypoint below this share of the person's better ones says nothing about where the person is
-SEEN_FLOOR = 0.08  # nor does one below this, of whomever
-FEWEST_SEEN = 4  # fewer seen keypoints are nobody
-NOBODY_SCORE = 0.1  # nor is a skeleton whose keypoints have a lower mean, whatever the network
 LOST_SHARE = 0.5  # a track whose mean falls under this share of its usual one has left its person
 USUAL_WEIGHT = 0.1  # share of the newest frame in a track's usual score
-SAME_SKELETON = 0.6  # OKS at which two skeletons of one frame are one person found twice
-SAME_BOX = 0.5  # IoU at which a detection shows a person who is followed already
+SAME_BOX = 0.5  # fit at which a detection shows a person who is followed already
 LINK = 0.25  # likeness under which a skeleton is not where a track went
 LOST_FIT = 0.8  # what a lost person's likeness counts against that of somebody in view
 GRACE_S = 1.0  # how long a lost person keeps the id: a walker passes behind another in less
 OVERLOOKED_LIMIT = 4  # runs of the detector in a row that may overlook a person
 EMPTY_GAP_FRAMES = 3  # with nobody in view the detector looks at least this often
 VELOCITY_WEIGHT = 0.4  # share of the newest step in a track's velocity
-SMALLEST_BOX_PX = 4.0
-
-
-@dataclass(frozen=True)
-class Regions:
-    """Where the pose network looks in one frame: `boxes_xyxy` (N, 4) in pixels.
-
-    `detector_scores` (N,) has the detector's scores in 0..1 for its own boxes, NaN for those that tracks ask for.
-    """
-
-    boxes_xyxy: Array
-    detector_scores: Array
-    detector_ran: bool
 
 
 @dataclass(frozen=True)
@@ -62,30 +43,12 @@ class TrackedPerson:
     keypoint_scores: Array
 
 
-@dataclass(frozen=True)
-class _Skeleton:
-    """What the pose network found in one region; `detector_score` is None where the region came from a track."""
-
-    box_xyxy: Array
-    keypoints: Array
-    scores: Array
-    detector_score: float | None
-
-    @property
-    def seen(self) -> NDArray[np.bool_]:
-        return np.asarray(self.scores >= max(SEEN_FLOOR, SEEN_SHARE * float(np.quantile(self.scores, 0.75))))
-
-    @property
-    def mean(self) -> float:
-        return float(self.scores.mean())
-
-
 @dataclass
 class _Track:
     """A person who is being followed, as last seen."""
 
     id: int
-    last: _Skeleton
+    last: Skeleton
     seen_at_s: float
     detector_score: float
     usual_score: float = field(init=False)
@@ -99,18 +62,18 @@ class _Track:
         self.usual_score = self.last.mean
         self.shown = self._smoothed(self.last, self.seen_at_s)
 
-    def at(self, time_s: float) -> _Skeleton:
+    def at(self, time_s: float) -> Skeleton:
         """Where this person should be by `time_s`, at a constant velocity."""
         shift = self.velocity * max(time_s - self.seen_at_s, 0.0)
         return replace(
             self.last, box_xyxy=self.last.box_xyxy + np.tile(shift, 2), keypoints=self.last.keypoints + shift
         )
 
-    def can_be(self, found: _Skeleton) -> bool:
+    def can_be(self, found: Skeleton) -> bool:
         """Whether `found` is a person at all, by the standard of this track; the detector's word is enough."""
         return found.detector_score is not None or found.mean >= LOST_SHARE * self.usual_score
 
-    def take(self, found: _Skeleton, time_s: float, *, smoothing: bool) -> None:
+    def take(self, found: Skeleton, time_s: float, *, smoothing: bool) -> None:
         """Move to where this person is now."""
         step_s = max(time_s - self.seen_at_s, 1e-3)
         both = self.last.seen & found.seen
@@ -127,10 +90,10 @@ class _Track:
         self.shown = smooth if smoothing else found.keypoints
         self.last, self.seen_at_s, self.lost = replace(found, box_xyxy=box), time_s, False
 
-    def _smoothed(self, found: _Skeleton, time_s: float) -> Array:
+    def _smoothed(self, found: Skeleton, time_s: float) -> Array:
         """Unseen keypoints are noise: they stay as they are, and their filters start afresh when they are seen."""
         seen = found.seen[:, None]
-        smooth = self.smooth(np.where(seen, found.keypoints, np.nan), time_s, _size_px(found.box_xyxy))
+        smooth = self.smooth(np.where(seen, found.keypoints, np.nan), time_s, size_px(found.box_xyxy))
         return np.where(seen, smooth, found.keypoints)
 
     def person(self) -> TrackedPerson:
@@ -185,11 +148,14 @@ class Tracker:
         ran = boxes_xyxy is not None and scores is not None
         detected = np.zeros((0, 4)) if boxes_xyxy is None else np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
         certain = np.zeros(0) if scores is None else np.asarray(scores, np.float64)
-        overlap = iou(followed, detected)
-        known = overlap.max(axis=0, initial=0.0) >= SAME_BOX
-        overlooked = followed[overlap.max(axis=1, initial=0.0) < SAME_BOX]
-        boxes = np.concatenate([detected[known], overlooked, detected[~known]])
-        origins = np.concatenate([certain[known], np.full(len(overlooked), np.nan), certain[~known]])
+        fit = box_fit(followed, detected)
+        pairs = [
+            (i, j) for i, j in zip(*linear_sum_assignment(fit, maximize=True), strict=True) if fit[i, j] >= SAME_BOX
+        ]
+        known, new = [j for _, j in pairs], np.setdiff1d(np.arange(len(detected)), [j for _, j in pairs])
+        overlooked = np.delete(followed, [i for i, _ in pairs], axis=0)
+        boxes = np.concatenate([detected[known], overlooked, detected[new]])
+        origins = np.concatenate([certain[known], np.full(len(overlooked), np.nan), certain[new]])
         return Regions(boxes[: self.max_people], origins[: self.max_people], ran)
 
     def update(
@@ -199,7 +165,7 @@ class Tracker:
 
         `keypoints` (N, 17, 2) in pixels and `scores` (N, 17) in 0..1 have one row for each region.
         """
-        found = _distinct(_skeletons(image_wh, regions, np.asarray(keypoints), np.asarray(scores)))
+        found = distinct(skeletons(image_wh, regions, np.asarray(keypoints), np.asarray(scores)))
         newcomers, turned = self._follow(time_s, found)
         if regions.detector_ran:
             self._asked, self._frames_since_detector = False, 0
@@ -215,7 +181,7 @@ class Tracker:
         people = [track.person() for track in self._tracks if not track.lost]
         return [person for person in people if person.score >= self.min_score]
 
-    def _follow(self, time_s: float, found: list[_Skeleton]) -> tuple[list[_Skeleton], bool]:
+    def _follow(self, time_s: float, found: list[Skeleton]) -> tuple[list[Skeleton], bool]:
         """Give each track its skeleton. Returns what is left over, and whether anybody was lost or came back."""
         likeness = np.array([[_likeness(track, time_s, one) for one in found] for track in self._tracks])
         likeness = likeness.reshape(len(self._tracks), len(found))
@@ -231,7 +197,7 @@ class Tracker:
             turned = turned or track.lost != was_lost
         return [one for j, one in enumerate(found) if j not in taken], turned
 
-    def _welcome(self, newcomers: list[_Skeleton], time_s: float) -> bool:
+    def _welcome(self, newcomers: list[Skeleton], time_s: float) -> bool:
         """Start tracks for those whom the detector brought, as far as there is room; say whether there was anybody."""
         for track in self._tracks:
             track.overlooked += not track.lost and track.last.detector_score is None
@@ -243,66 +209,17 @@ class Tracker:
         return bool(brought)
 
 
-def _skeletons(image_wh: tuple[int, int], regions: Regions, keypoints: Floats, scores: Floats) -> list[_Skeleton]:
-    """The skeletons that are somebody."""
-    found = []
-    rows = zip(regions.boxes_xyxy, regions.detector_scores.tolist(), keypoints, scores, strict=True)
-    for box, detector_score, points, point_scores in rows:
-        one = _Skeleton(box, points, point_scores, None if np.isnan(detector_score) else detector_score)
-        around = body_box(points[one.seen], image_wh)
-        if around is not None and one.mean >= NOBODY_SCORE:
-            found.append(one if one.detector_score is not None else replace(one, box_xyxy=around))
-    return found
-
-
-def _distinct(skeletons: list[_Skeleton]) -> list[_Skeleton]:
-    """Each person once: of two skeletons alike the detector's stays, or else the surer one."""
-    kept: list[_Skeleton] = []
-    for one in sorted(skeletons, key=lambda one: (one.detector_score is None, -one.mean)):
-        if all(_oks(one, other) < SAME_SKELETON for other in kept):
-            kept.append(one)
-    return kept
-
-
-def body_box(seen: Array, image_wh: tuple[int, int]) -> Array | None:
-    """The box (4,) within the picture around a person's `seen` keypoints (N, 2); None where too little is seen.
-
-    A body reaches further than its keypoints, by about a tenth: the skull over the eyes, the feet under the ankles.
-    """
-    if len(seen) < FEWEST_SEEN:
-        return None
-    low, high = seen.min(axis=0), seen.max(axis=0)
-    margin = 0.1 * (high - low) + 0.03 * (high - low).max()
-    low, high = np.maximum(low - margin, 0.0), np.minimum(high + margin, np.array(image_wh, np.float64))
-    if (high - low < SMALLEST_BOX_PX).any():
-        return None
-    return np.concatenate([low, high])
-
-
 def _eased(before: Array, now: Array) -> Array:
     """Grow at once, shrink by half: a region that shrank with each badly seen limb would lose its person bit by bit."""
     low, high = np.minimum(now[:2], (before[:2] + now[:2]) / 2), np.maximum(now[2:], (before[2:] + now[2:]) / 2)
     return np.concatenate([low, high])
 
 
-def _size_px(box_xyxy: Array) -> float:
-    """The person's size: the square root of the box's area, at least one pixel."""
-    return float(np.sqrt(max((box_xyxy[2:] - box_xyxy[:2]).prod(), 1.0)))
-
-
-def _likeness(track: _Track, time_s: float, found: _Skeleton) -> float:
+def _likeness(track: _Track, time_s: float, found: Skeleton) -> float:
     """How well `found` fits a track, 0..1: pose tells apart people who overlap, boxes forgive a fast limb.
 
     A lost person stands back: where one passes in front of another, both have the same place and only one is seen.
     """
     place = track.at(time_s)
-    fit = (_oks(place, found) + float(iou(place.box_xyxy[None], found.box_xyxy[None])[0, 0])) / 2
+    fit = (pose_fit(place, found) + float(box_fit(place.box_xyxy[None], found.box_xyxy[None])[0, 0])) / 2
     return fit * LOST_FIT if track.lost else fit
-
-
-def _oks(one: _Skeleton, other: _Skeleton) -> float:
-    """OKS over the keypoints seen in both; the area is the smaller box's."""
-    both = one.seen & other.seen
-    if both.sum() < FEWEST_SEEN:
-        return 0.0
-    return oks(one.keypoints, other.keypoints, both, min(_size_px(one.box_xyxy), _size_px(other.box_xyxy)))

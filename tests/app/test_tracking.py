@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.overlap import iou, oks
+from app.overlap import iou, nesting, oks
+from app.sightings import Regions, body_box
 from app.skeleton import OKS_SIGMAS
-from app.tracking import GRACE_S, OVERLOOKED_LIMIT, Regions, TrackedPerson, Tracker, body_box
+from app.tracking import GRACE_S, OVERLOOKED_LIMIT, TrackedPerson, Tracker
 
 IMAGE_WH = (640, 480)
 FPS = 20
@@ -234,6 +235,26 @@ def test_known_people_come_before_new_ones_where_there_is_room_for_few():
     assert [(person.id, whose(person, world, 0.1)) for person in step(tracker, world, 0.1)] == [(1, 1)]
 
 
+def test_a_region_that_holds_half_a_person_is_replaced_by_the_detection_of_the_whole():
+    tracker, whole = Tracker(), Walker(200).box(0)
+    half = whole - [0, 0, 0, 120]
+    first = tracker.regions(0.0, half[None], np.array([0.9]))
+    (person,) = tracker.update(0.0, IMAGE_WH, first, *World(Walker(200)).poses(0.0, whole[None]))
+    then = tracker.regions(0.1, whole[None], np.array([0.9]))
+    assert np.array_equal(then.boxes_xyxy, whole[None])
+    far = World(Walker(200, y=160))  # the pose differs, too: the first was wrong
+    (again,) = tracker.update(0.1, IMAGE_WH, then, *far.poses(0.1, far.walkers[0].box(0)[None]))
+    assert again.id == person.id
+
+
+def test_a_child_before_an_adult_keeps_a_region_of_its_own_when_the_detector_sees_the_adult_only():
+    adult, child = Walker(200, height=300), Walker(220, y=250, height=140)
+    tracker, world = Tracker(), World(child, adult)
+    assert len(step(tracker, world, 0.0)) == 2
+    regions = tracker.regions(0.1, adult.box(0)[None], np.array([0.9]))
+    assert len(regions.boxes_xyxy) == 2
+
+
 def test_asking_for_regions_changes_nothing():
     tracker, world = Tracker(), World(Walker(200))
     step(tracker, world, 0.0)
@@ -412,6 +433,12 @@ def test_iou_agrees_with_counting_pixels_on_a_grid(values):
     boxes = np.concatenate([low, high], axis=1).astype(float)
     expected = (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()
     assert iou(boxes[:1], boxes[1:])[0, 0] == pytest.approx(expected)
+
+
+def test_a_box_within_another_is_nested_whatever_their_sizes():
+    large, small = np.array([[0.0, 0, 100, 100]]), np.array([[10.0, 10, 20, 20], [90, 90, 110, 110], [200, 0, 210, 10]])
+    assert nesting(large, small)[0] == pytest.approx([1.0, 0.25, 0.0])
+    assert np.array_equal(nesting(small, large)[:, 0], nesting(large, small)[0])
 
 
 def test_oks_is_one_for_the_same_pose_and_falls_to_the_textbook_value():

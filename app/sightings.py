@@ -1,0 +1,105 @@
+"""What the pose network found in one frame: which of the skeletons are people, each once, and how alike two are."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.overlap import Array, iou, nesting, oks
+
+# Networks differ in how high they score: what counts is a score beside the other scores of the same person.
+SEEN_SHARE = 0.5  # a keypoint below this share of the person's better ones says nothing about where the person is
+SEEN_FLOOR = 0.08  # nor does one below this, of whomever
+FEWEST_SEEN = 4  # fewer seen keypoints are nobody
+NOBODY_SCORE = 0.1  # nor is a skeleton whose keypoints have a lower mean, whatever the network
+SAME_SKELETON = 0.6  # OKS at which two skeletons of one frame are one person found twice
+NESTED_LESS = 0.25  # a box within another fits almost as well as an equal one: it is often half of the same person
+SMALLEST_BOX_PX = 4.0
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Where the pose network looks in one frame: `boxes_xyxy` (N, 4) in pixels.
+
+    `detector_scores` (N,) has the detector's scores in 0..1 for its own boxes, NaN for those that tracks ask for.
+    """
+
+    boxes_xyxy: Array
+    detector_scores: Array
+    detector_ran: bool
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What the pose network found in one region; `detector_score` is None where the region came from a track."""
+
+    box_xyxy: Array
+    keypoints: Array
+    scores: Array
+    detector_score: float | None
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Which keypoints (17,) say where the person is."""
+        return np.asarray(self.scores >= max(SEEN_FLOOR, SEEN_SHARE * float(np.quantile(self.scores, 0.75))))
+
+    @property
+    def mean(self) -> float:
+        """The mean score of the keypoints, 0..1."""
+        return float(self.scores.mean())
+
+
+def skeletons(
+    image_wh: tuple[int, int], regions: Regions, keypoints: NDArray[np.floating], scores: NDArray[np.floating]
+) -> list[Skeleton]:
+    """The skeletons that are somebody."""
+    found = []
+    rows = zip(regions.boxes_xyxy, regions.detector_scores.tolist(), keypoints, scores, strict=True)
+    for box, detector_score, points, point_scores in rows:
+        one = Skeleton(box, points, point_scores, None if np.isnan(detector_score) else detector_score)
+        around = body_box(points[one.seen], image_wh)
+        if around is not None and one.mean >= NOBODY_SCORE:
+            found.append(one if one.detector_score is not None else replace(one, box_xyxy=around))
+    return found
+
+
+def distinct(skeletons: list[Skeleton]) -> list[Skeleton]:
+    """Each person once: of two skeletons alike the detector's stays, or else the surer one."""
+    kept: list[Skeleton] = []
+    for one in sorted(skeletons, key=lambda one: (one.detector_score is None, -one.mean)):
+        if all(pose_fit(one, other) < SAME_SKELETON for other in kept):
+            kept.append(one)
+    return kept
+
+
+def body_box(seen: Array, image_wh: tuple[int, int]) -> Array | None:
+    """The box (4,) within the picture around a person's `seen` keypoints (N, 2); None where too little is seen.
+
+    A body reaches further than its keypoints, by about a tenth: the skull over the eyes, the feet under the ankles.
+    """
+    if len(seen) < FEWEST_SEEN:
+        return None
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    margin = 0.1 * (high - low) + 0.03 * (high - low).max()
+    low, high = np.maximum(low - margin, 0.0), np.minimum(high + margin, np.array(image_wh, np.float64))
+    if (high - low < SMALLEST_BOX_PX).any():
+        return None
+    return np.concatenate([low, high])
+
+
+def size_px(box_xyxy: Array) -> float:
+    """The person's size: the square root of the box's area, at least one pixel."""
+    return float(np.sqrt(max((box_xyxy[2:] - box_xyxy[:2]).prod(), 1.0)))
+
+
+def box_fit(boxes: Array, others: Array) -> Array:
+    """How well (N, M) boxes (N, 4) and others (M, 4) agree that they show the same person, 0..1."""
+    return np.maximum(iou(boxes, others), nesting(boxes, others) - NESTED_LESS)
+
+
+def pose_fit(one: Skeleton, other: Skeleton) -> float:
+    """OKS over the keypoints seen in both; the area is the smaller box's."""
+    both = one.seen & other.seen
+    if both.sum() < FEWEST_SEEN:
+        return 0.0
+    return oks(one.keypoints, other.keypoints, both, min(size_px(one.box_xyxy), size_px(other.box_xyxy)))
