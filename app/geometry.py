@@ -28,9 +28,7 @@ def crop_matrix(box_xyxy: NDArray[np.floating], size_wh: tuple[int, int], paddin
         raise ValueError(f"a box needs finite x1 < x2 and y1 < y2, got {x1:g},{y1:g},{x2:g},{y2:g}")
     width, height = size_wh
     scale = min(width / (x2 - x1), height / (y2 - y1)) / padding
-    return np.array(
-        [[scale, 0.0, width / 2 - scale * (x1 + x2) / 2], [0.0, scale, height / 2 - scale * (y1 + y2) / 2]]
-    )
+    return np.array([[scale, 0.0, width / 2 - scale * (x1 + x2) / 2], [0.0, scale, height / 2 - scale * (y1 + y2) / 2]])
 
 
 def letterbox_matrix(image_wh: tuple[int, int], size_wh: tuple[int, int]) -> Matrix:
@@ -68,7 +66,7 @@ def warp(image: Image, matrix: Matrix, size_wh: tuple[int, int]) -> Image:
     if factor >= 2:
         part_height, part_width = (max(side // factor, 1) for side in part.shape[:2])
         shrink_x, shrink_y = part.shape[1] / part_width, part.shape[0] / part_height
-        part = cv2.resize(part, (part_width, part_height), interpolation=cv2.INTER_AREA)
+        part = np.asarray(cv2.resize(part, (part_width, part_height), interpolation=cv2.INTER_AREA), np.uint8)
         matrix = matrix @ np.diag([shrink_x, shrink_y, 1.0])
     to_centres = matrix.copy()  # OpenCV puts integer coordinates at pixel centres
     to_centres[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5

@@ -1,6 +1,7 @@
 """Self-contained ONNX files: uint8 pictures in, keypoints or boxes out, normalisation and decoding in the graph."""
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import onnx
@@ -50,26 +51,28 @@ Deployed = DeployedPose | DeployedDetector
 
 def deploy(model: OKDHP, branch: str, task: str) -> Deployed:
     """Trunk and one branch of `model` as the deployed graph, re-parameterised. Changes `model`: pass a copy."""
-    network = fuse(model.deployed(branch)).eval()
+    network = fuse(model.deployed(branch))
     for module in network.modules():
         if isinstance(module, Encoder):
             module.fold_pixel_scale()
-    return DeployedPose(network) if task == "pose" else DeployedDetector(network)
+    return (DeployedPose(network) if task == "pose" else DeployedDetector(network)).eval()
 
 
 def export_onnx(deployed: Deployed, size_hw: tuple[int, int], path: Path) -> None:
     """Write `deployed` for inputs (N, *size_hw, 3) uint8, N free, to `path`, checked before it is kept."""
     example = torch.zeros(2, *size_hw, 3, dtype=torch.uint8)
-    program = torch.onnx.export(
-        deployed,
-        (example,),
-        input_names=[deployed.inputs],
-        output_names=list(deployed.outputs),
-        opset_version=OPSET,
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter deprecates parts of itself while it runs
+        program = torch.onnx.export(
+            deployed,
+            (example,),
+            input_names=[deployed.inputs],
+            output_names=list(deployed.outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            verbose=False,
+        )
     assert program is not None
     program.optimize()
     proto = program.model_proto

@@ -1,0 +1,120 @@
+"""The exported files say what torch says, in pixels and scores, for one picture and for many."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from skimage import data
+
+from app.geometry import crop_matrix, warp
+from model.export import Deployed, DeployedDetector, DeployedPose, cost, deploy, export_onnx, sha256
+from model.okdhp import OKDHP
+from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig, PoseBranch
+
+PIXELS, SCORES = 0.05, 1e-4  # how far ONNX Runtime's sums may differ from torch's
+WEIGHTS = Path(__file__).parents[2] / "weights"
+CONFIG = EncoderConfig((8, 16, 16, 24, 32), (0, 0, 1, 1, 1))
+
+
+def lived_in(model: OKDHP) -> OKDHP:
+    """Statistics and weights away from their initial values, so that folding them wrongly shows."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in model.state_dict().items():
+        if "running_var" in name or "scale" in name or name.endswith("norm.weight"):
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+        elif "running_mean" in name or name.endswith("norm.bias"):
+            value.copy_(torch.randn(value.shape, generator=generator) * 0.2)
+    for branch in model.branches.values():
+        for conv in (module for module in branch.modules() if isinstance(module, torch.nn.Conv2d)):
+            torch.nn.init.normal_(conv.weight, std=0.2, generator=generator)
+    return model.eval()
+
+
+def pose_model() -> OKDHP:
+    return lived_in(OKDHP(Encoder(CONFIG), {"a": PoseBranch(DecoderConfig((16, 16, 16)), CONFIG)}, 17))
+
+
+def detector_model() -> OKDHP:
+    return lived_in(OKDHP(Encoder(CONFIG), {"a": DetectorBranch(DecoderConfig((16, 16)), CONFIG)}, 1))
+
+
+def crops(count: int, size_hw: tuple[int, int]) -> np.ndarray:
+    """Different parts of a real photograph, (count, H, W, 3)."""
+    image = data.astronaut()
+    boxes = [np.array([100 + 20 * i, 10 + 15 * i, 330 + 10 * i, 350]) for i in range(count)]
+    return np.stack([warp(image, crop_matrix(box, size_hw[::-1]), size_hw[::-1]) for box in boxes])
+
+
+def both(deployed: Deployed, path: Path, pictures: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        ours = [output.numpy() for output in deployed(torch.from_numpy(pictures))]
+    return session.run(None, {session.get_inputs()[0].name: pictures}), ours
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_exported_pose_equals_torch(tmp_path: Path, count: int) -> None:
+    deployed = deploy(pose_model(), "a", "pose")
+    export_onnx(deployed, (128, 96), tmp_path / "pose.onnx")
+    (keypoints, scores), (expected, expected_scores) = both(deployed, tmp_path / "pose.onnx", crops(count, (128, 96)))
+    assert keypoints.shape == (count, 17, 2)
+    np.testing.assert_allclose(keypoints, expected, atol=PIXELS)
+    np.testing.assert_allclose(scores, expected_scores, atol=SCORES)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_exported_detector_equals_torch(tmp_path: Path, count: int) -> None:
+    deployed = deploy(detector_model(), "a", "detector")
+    export_onnx(deployed, (160, 160), tmp_path / "detector.onnx")
+    (boxes, scores), (expected, expected_scores) = both(deployed, tmp_path / "detector.onnx", crops(count, (160, 160)))
+    assert boxes.shape == (count, 50, 4)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    np.testing.assert_allclose(scores, expected_scores, atol=SCORES)
+    certain = expected_scores > 0
+    np.testing.assert_allclose(boxes[certain], expected[certain], rtol=1e-3, atol=PIXELS)
+
+
+@pytest.mark.parametrize("task", ["pose", "detector"])
+def test_deployed_graph_equals_the_branch_it_was_made_of(task: str) -> None:
+    model = pose_model() if task == "pose" else detector_model()
+    kind = DeployedPose if task == "pose" else DeployedDetector
+    whole, deployed = kind(copy.deepcopy(model).deployed("a")), deploy(model, "a", task)
+    pictures = torch.from_numpy(crops(2, (128, 128)))
+    with torch.no_grad():
+        for ours, expected in zip(deployed(pictures), whole(pictures), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_exported_file_is_self_contained_and_plain(tmp_path: Path) -> None:
+    path = tmp_path / "pose.onnx"
+    export_onnx(deploy(pose_model(), "a", "pose"), (128, 96), path)
+    model = onnx.load(path)
+    assert [f.name for f in tmp_path.iterdir()] == ["pose.onnx"]
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
+    (entry,) = model.graph.input
+    sides = [d.dim_param or d.dim_value for d in entry.type.tensor_type.shape.dim]
+    assert sides == ["batch", 128, 96, 3]
+    assert entry.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def test_cost_counts_multiply_adds_and_parameters() -> None:
+    deployed = deploy(pose_model(), "a", "pose")
+    small, large = cost(deployed, (128, 96)), cost(deployed, (256, 192))
+    assert large["gmacs"] == pytest.approx(4 * small["gmacs"], rel=0.01)
+    assert small["parameters"] == sum(p.numel() for p in deployed.parameters())
+
+
+@pytest.mark.parametrize("name", ["pose", "detector"])
+def test_bundled_file_is_the_one_its_card_describes(name: str) -> None:
+    card = json.loads((WEIGHTS / f"{name}.json").read_text())
+    path = WEIGHTS / card["file"]
+    assert sha256(path) == card["sha256"]
+    (entry,) = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).get_inputs()
+    assert entry.shape[1:] == [card["input"]["height"], card["input"]["width"], 3]
+    assert card["task"] == name
+    assert {"recipe", "trained", "scores", "gmacs", "parameters", "date", "data"} <= set(card)

@@ -1,0 +1,146 @@
+"""From recipe to deployed file through the command line, on drawn people."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app
+from model.export import sha256
+from training.checkpoint import load_checkpoint
+from training.commands import pick_device, wants_amp
+from training.config import recipe_from_dict
+from training.data import load_dataset
+from training.evaluate import coco_ap, detector_table, find_people, load_network, oks_table, pose_results
+from training.metrics import measured
+from training.pose_task import build_model, predict, share
+
+RECIPE = """
+name = "tiny"
+task = "TASK"
+kept = "b"
+holdout = 0.1
+learning_rate = 5e-3
+[encoder]
+widths = [8, 12, 16, 24, 32]
+[[stages]]
+epochs = 4
+height = 96
+width = 96
+batch = 8
+[[branches]]
+name = "a"
+widths = [16, 16]
+[[branches]]
+name = "b"
+widths = [16, 16]
+"""
+
+
+def okdhp(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def trained(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pose.onnx, detector.onnx, their cards and checkpoints, made by the commands."""
+    folder = tmp_path_factory.mktemp("trained")
+    for task in ("pose", "detector"):
+        recipe = folder / f"{task}.toml"
+        recipe.write_text(RECIPE.replace("TASK", task))
+        okdhp("train", recipe, "--data", drawn_folder, "--out", folder / task, "--amp", "off", "--device", "cpu")
+        okdhp("export", folder / task / "last.pt", folder / f"{task}.onnx", "--data", drawn_folder)
+    return folder
+
+
+@pytest.mark.parametrize("task", ["pose", "detector"])
+def test_card_says_what_was_trained_on_what_and_how_good_it_is(trained: Path, task: str) -> None:
+    card = json.loads((trained / f"{task}.json").read_text())
+    assert card["sha256"] == sha256(trained / card["file"])
+    assert (card["branch"], card["task"], card["recipe"]["name"]) == ("b", task, "tiny")
+    assert card["input"] == {"height": 96, "width": 96, "layout": "NHWC", "dtype": "uint8", "colour": "RGB"}
+    assert card["data"] == "36 people of people/train.json"
+    assert card["trained"]["epochs"] == 4
+    assert "cores of" in card["trained"]["hardware"]
+    assert len(card["keypoints"]) == (17 if task == "pose" else 0)
+    assert ("oks_share/all" if task == "pose" else "recall_at_0.3_false") in card["scores"]
+
+
+def test_deployed_file_scores_as_the_branch_in_training(trained: Path, drawn_folder: Path) -> None:
+    content, dataset = load_checkpoint(trained / "pose" / "last.pt"), load_dataset(drawn_folder, "val")
+    model = build_model(recipe_from_dict(content["recipe"]))
+    model.load_state_dict(content["ema"])
+    people = dataset.people
+    people = people.subset(measured(people.labelled.numpy(), people.boxes.numpy()))
+    keypoints, _ = predict(model, dataset.pictures, people, (96, 96))["b"]
+    count, found = oks_table(load_network(trained / "pose.onnx"), dataset)["all"]
+    assert count == len(people) == 36
+    assert found == pytest.approx(share(keypoints, people), abs=0.01)
+
+
+def test_evaluate_prints_a_row_for_each_source_and_the_whole_pipeline(trained: Path, drawn_folder: Path) -> None:
+    said = okdhp(
+        "evaluate", "--data", drawn_folder, "--pose", trained / "pose.onnx", "--detector", trained / "detector.onnx"
+    )
+    assert "coco" in said
+    assert "all" in said
+    assert "recall" in said
+    assert "AP" in said
+
+
+def test_perfect_results_have_an_ap_of_one(drawn_folder: Path) -> None:
+    content = json.loads((drawn_folder / "val.json").read_text())
+    results = [
+        {"image_id": a["image_id"], "category_id": 1, "keypoints": a["keypoints"], "score": 1.0}
+        for a in content["annotations"]
+    ]
+    ids = [image["id"] for image in content["images"]]
+    assert coco_ap(drawn_folder / "val.json", results, ids)["AP"] == pytest.approx(1.0)
+    halved = coco_ap(drawn_folder / "val.json", results[: len(results) // 2], ids)
+    assert halved["AR"] == pytest.approx(0.5)
+
+
+def test_found_boxes_are_in_the_pictures_own_pixels(trained: Path, drawn_folder: Path) -> None:
+    dataset = load_dataset(drawn_folder, "val")
+    network = load_network(trained / "detector.onnx")
+    boxes, scores = find_people(network, dataset, [0])[0]
+    assert (np.diff(scores) <= 0).all()
+    centre = (boxes[0, :2] + boxes[0, 2:]) / 2
+    assert ((centre > 0) & (centre < dataset.pictures.size_wh[0].numpy())).all()
+    table = detector_table(network, dataset)
+    assert 0 <= table["recall_at_0.3_false"] <= 1
+    entries = pose_results(load_network(trained / "pose.onnx"), network, dataset, [0, 1], min_score=0.0)
+    assert {entry["image_id"] for entry in entries} == {1, 2}
+    assert all(len(entry["keypoints"]) == 51 for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["train", "absent.toml", "--data", ".", "--out", "x"], "train.json: expected a COCO keypoints file"),
+        (["export", "absent.pt", "x.onnx"], "absent.pt: not a readable checkpoint"),
+        (["train", "absent.toml", "--data", ".", "--out", "x", "--device", "cuda"], "sees no CUDA device"),
+    ],
+)
+def test_what_a_user_can_mend_is_said_in_one_line(
+    arguments: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert complaint in result.output.replace("\n", " ")
+    assert "Traceback" not in result.output
+
+
+def test_bfloat16_is_used_where_asked_or_where_it_is_faster() -> None:
+    import torch
+
+    assert wants_amp("on", torch.device("cpu"))
+    assert not wants_amp("off", torch.device("cuda"))
+    assert wants_amp("auto", torch.device("cuda"))
+    assert pick_device("cpu") == torch.device("cpu")
