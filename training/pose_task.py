@@ -11,6 +11,7 @@ from model.student import DecoderConfig, Encoder, EncoderConfig, PoseBranch
 from training.augment import crop_matrices, occlude, person_crops, photometric, transform_points
 from training.config import Recipe, Stage
 from training.data import NUM_KEYPOINTS, Dataset, People, Pictures
+from training.decoding import Decode
 from training.losses import heatmap_mse, pixelwise_kl
 from training.metrics import measured, oks, oks_share
 from training.targets import keypoint_heatmaps
@@ -104,11 +105,15 @@ def share(keypoints: np.ndarray, people: People) -> float:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, pictures: Pictures, people: People, size_hw: tuple[int, int]
+    model: nn.Module,
+    pictures: Pictures,
+    people: People,
+    size_hw: tuple[int, int],
+    decode: Decode = decode_heatmaps,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each branch and "ensemble": keypoints (N, 17, 2) in picture pixels and scores (N, 17), with given boxes.
 
-    Deterministic crops, no flip test.
+    Deterministic crops; no flip test unless `model` is a FlipTested one.
     """
     model.eval()
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -120,7 +125,7 @@ def predict(
         linear = torch.linalg.inv(matrices[:, :, :2])
         back = torch.cat([linear, -linear @ matrices[:, :, 2:]], dim=2)
         for name, maps in heatmaps.items():
-            points, scores = decode_heatmaps(maps.float(), size_hw[0] / maps.shape[2])
+            points, scores = decode(maps.float(), size_hw[0] / maps.shape[2])
             found.setdefault(name, []).append((transform_points(points.cpu(), back).numpy(), scores.cpu().numpy()))
     return {
         name: (np.concatenate([points for points, _ in parts]), np.concatenate([scores for _, scores in parts]))
