@@ -1,8 +1,8 @@
 """Crops and letterboxes as affine maps, one convention for training and serving.
 
-Coordinates are continuous pixels: pixel (column i, row j) covers [i, i+1) x [j, j+1), so its centre is (i+0.5, j+0.5) and
-a picture spans [0, width] x [0, height]. In this frame resizing is a pure scaling, with none of the half-pixel bias that
-UDP (Huang et al., CVPR 2020) found in common pose pipelines.
+Coordinates are continuous pixels: pixel (column i, row j) covers [i, i+1) x [j, j+1), so its centre is (i+0.5, j+0.5)
+and a picture spans [0, width] x [0, height]. In this frame resizing is a pure scaling, with none of the half-pixel bias
+that UDP (Huang et al., CVPR 2020) found in common pose pipelines.
 """
 
 import cv2

@@ -7,23 +7,23 @@ import numpy as np
 
 from app.geometry import Image
 from app.pipeline import Person
+from app.sightings import seen_keypoints
 from app.skeleton import KEYPOINT_NAMES, LIMBS
 
 LEFT, RIGHT, MIDDLE = (255, 138, 42), (46, 196, 255), (154, 230, 96)  # RGB; the person's own left and right
 OUTLINE = (20, 24, 32)
-MIN_KEYPOINT_SCORE = 0.3
 SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 of a pixel
 
 
-def draw(image: Image, people: Iterable[Person], *, min_keypoint_score: float = MIN_KEYPOINT_SCORE) -> Image:
-    """A copy of `image` with each person's skeleton; keypoints under `min_keypoint_score` and their limbs are left out.
+def draw(image: Image, people: Iterable[Person]) -> Image:
+    """A copy of `image` with each person's skeleton; keypoints that were hardly seen and their limbs are left out.
 
     Orange is the person's left, blue the right, green the middle; the thickness follows the person's size.
     """
     canvas = np.ascontiguousarray(image.copy())
     for person in people:
         thickness = _thickness(person)
-        seen = person.keypoint_scores >= min_keypoint_score
+        seen = seen_keypoints(person.keypoint_scores)
         limbs = [limb for limb in LIMBS if seen[limb[0]] and seen[limb[1]]]
         for extra, only_outline in ((max(2, thickness // 2), True), (0, False)):
             for start, end in limbs:

@@ -17,6 +17,11 @@ NESTED_LESS = 0.25  # a box within another fits almost as well as an equal one: 
 SMALLEST_BOX_PX = 4.0
 
 
+def seen_keypoints(scores: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which of one person's keypoints, with scores (17,) in 0..1, are worth showing and following."""
+    return np.asarray(scores >= max(SEEN_FLOOR, SEEN_SHARE * float(np.quantile(scores, 0.75))))
+
+
 @dataclass(frozen=True)
 class Regions:
     """Where the pose network looks in one frame: `boxes_xyxy` (N, 4) in pixels.
@@ -41,7 +46,7 @@ class Skeleton:
     @property
     def seen(self) -> NDArray[np.bool_]:
         """Which keypoints (17,) say where the person is."""
-        return np.asarray(self.scores >= max(SEEN_FLOOR, SEEN_SHARE * float(np.quantile(self.scores, 0.75))))
+        return seen_keypoints(self.scores)
 
     @property
     def mean(self) -> float:

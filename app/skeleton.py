@@ -1,4 +1,4 @@
-"""The 17 COCO keypoints: names in order, limbs, mirror pairs and OKS sigmas (Lin et al., ECCV 2014; cocodataset.org)."""
+"""The 17 COCO keypoints (Lin et al., ECCV 2014): names in order, limbs, mirror pairs and OKS sigmas."""
 
 import numpy as np
 

@@ -14,10 +14,15 @@ import numpy as np
 import pytest
 import tiny
 import uvicorn
+from hypothesis import settings as hypothesis_settings
 from numpy.typing import NDArray
 
 from app.main import create_app
 from app.settings import Settings
+
+# A slow machine is no fault of the code: no example fails for its time.
+hypothesis_settings.register_profile("untimed", deadline=None)
+hypothesis_settings.load_profile("untimed")
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 
@@ -77,6 +82,7 @@ def running(settings: Settings) -> Iterator[Server]:
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="websockets-sansio")
     server = uvicorn.Server(config)
     socket = config.bind_socket()
+    socket.listen()  # so that a first request finds a queue even before the server takes it over
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
     while not server.started and thread.is_alive():

@@ -56,9 +56,7 @@ def test_ensemble_is_the_convex_combination_of_the_final_heatmaps() -> None:
     out = model(torch.rand(2, 3, 64, 64) * 255)
     for b in range(2):
         for k in range(3):
-            by_hand = sum(
-                out.weights[b, m, k] * out.branches[name].final[b, k] for m, name in enumerate(("a", "b"))
-            )
+            by_hand = sum(out.weights[b, m, k] * out.branches[name].final[b, k] for m, name in enumerate(("a", "b")))
             torch.testing.assert_close(out.ensemble[b, k], by_hand)
 
 

@@ -52,7 +52,8 @@ def write_folder(folder: Path, pictures: int) -> Path:
         width, height = (160, 128) if image_id % 2 else (128, 176)
         image = random.integers(0, 60, (height, width, 3), dtype=np.uint8)
         for slot in range(1 + image_id % 2):
-            box = (int(random.integers(5, 20)) + slot * 75, int(random.integers(5, 20)), 50, int(random.integers(80, 100)))
+            left, top, height_px = (int(random.integers(*span)) for span in ((5, 20), (5, 20), (80, 100)))
+            box = (left + slot * 75, top, 50, height_px)
             annotations.append(annotation(len(annotations) + 1, image_id, box, draw_person(image, box)))
         name = f"{image_id}.png"
         cv2.imwrite(str(folder / "images" / name), image[..., ::-1])

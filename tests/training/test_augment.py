@@ -14,9 +14,7 @@ from training.augment import (
 )
 from training.config import Augment
 
-STILL = Augment(
-    flip=0, scale=0, rotation=0, shift=0, half_body=0, occlusion=0, colour=0, low_light=0, noise=0, blur=0
-)
+STILL = Augment(flip=0, scale=0, rotation=0, shift=0, half_body=0, occlusion=0, colour=0, low_light=0, noise=0, blur=0)
 
 
 def boxes(count: int) -> torch.Tensor:

@@ -10,7 +10,8 @@ GOOD = 'name = "x"\ntask = "pose"\n[[stages]]\nepochs = 1\nheight = 64\nwidth = 
 
 def test_values_of_the_file_reach_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
-    path.write_text("seed = 7\nkept = 'light'\n" + GOOD + "[augment]\nflip = 0\n[[branches]]\nname = 'light'\nwidths = [8, 8]\n")
+    more = "[augment]\nflip = 0\n[[branches]]\nname = 'light'\nwidths = [8, 8]\n"
+    path.write_text("seed = 7\nkept = 'light'\n" + GOOD + more)
     recipe = load_recipe(path)
     assert (recipe.seed, recipe.kept, recipe.augment.flip) == (7, "light", 0.0)
     assert recipe.stages == (Stage(1, 64, 32),)

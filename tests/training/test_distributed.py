@@ -54,9 +54,7 @@ def test_two_processes_learn_the_same_parameters_and_stop_together(drawn_folder:
     script.write_text(SCRIPT)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = [
-        subprocess.Popen(
-            [sys.executable, script, drawn_folder, tmp_path], env=os.environ | shared | {"RANK": rank}
-        )
+        subprocess.Popen([sys.executable, script, drawn_folder, tmp_path], env=os.environ | shared | {"RANK": rank})
         for rank in ("0", "1")
     ]
     assert [process.wait() for process in processes] == [0, 0]
