@@ -17,6 +17,7 @@ from app.skeleton import KEYPOINT_NAMES
 from model.export import cost, deploy, export_onnx, sha256
 from training import detector_task, pose_task
 from training.checkpoint import load_checkpoint
+from training.coco import find_split
 from training.config import load_recipe, recipe_from_dict
 from training.data import Dataset, load_dataset
 from training.evaluate import coco_ap, detector_table, load_network, oks_table, pose_results
@@ -141,7 +142,7 @@ def run_evaluate(data: Path, split: str, pose: Path, detector: Path | None, limi
     pictures = [index for index, source in enumerate(dataset.sources) if source == "coco"]
     results = pose_results(network, finder, dataset, pictures, min_score=min(0.05, row["threshold"]))
     image_ids = [int(dataset.image_ids[index]) for index in pictures]
-    scores = coco_ap(data / f"{split}.json", results, image_ids)
+    scores = coco_ap(find_split(data, split).annotations, results, image_ids)
     print(f"\nboth, no boxes given: COCO keypoint AP on {split}.json (its areas are approximate)")
     print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 

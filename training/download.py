@@ -45,7 +45,7 @@ class Archive:
 
 
 # Neither site publishes checksums. Those below are what public projects that fetch these files agree on; the MPII
-# annotations have none. Sizes are what the servers state.
+# annotations have none. Sizes are those that public mirrors list.
 DATASETS: dict[str, tuple[Archive, ...]] = {
     "coco": (
         Archive(

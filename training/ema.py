@@ -18,6 +18,11 @@ class EMA:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay, self.updates = decay, 0
 
+    def restart(self, model: OKDHP) -> None:
+        """Forget the past: weights learnt at another input size do not average well with this one's."""
+        self.model.load_state_dict(model.state_dict())
+        self.updates = 0
+
     @torch.no_grad()
     def update(self, model: OKDHP) -> None:
         """Move the average towards `model`; counters and other integers are copied."""

@@ -85,6 +85,8 @@ def train(
     stop, began = stop_on_signal(), time.monotonic()
     board = SummaryWriter(str(out)) if group.leads else None
     for epoch in range(state.epoch, recipe.epochs):
+        if epoch > 0 and recipe.stage_of(epoch) is not recipe.stage_of(epoch - 1):
+            run.ema.restart(model)
         means = run_epoch(run, state, epoch, stop)
         if means is None:
             log.warning("stopped in epoch %d; %s holds everything up to its beginning", epoch + 1, state.path)

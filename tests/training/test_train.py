@@ -164,3 +164,26 @@ def test_tensorboard_shows_every_term(drawn_folder: Path, tmp_path: Path) -> Non
     assert {"loss/mse/a", "loss/kl/b", "loss/mse/ensemble", "oks_share/a", "oks_share/ensemble"} <= set(
         board.Tags()["scalars"]
     )
+
+
+def test_average_starts_afresh_with_each_input_size(drawn_folder: Path, tmp_path: Path) -> None:
+    content = run(POSE, drawn_folder, tmp_path)  # two epochs of one size, one of another
+    steps_in_the_last_stage = 29 // 8
+    assert content["ema_updates"] <= steps_in_the_last_stage + 1
+
+
+def test_average_follows_the_weights_and_copies_the_counters() -> None:
+    from training.ema import EMA
+    from training.pose_task import build_model
+
+    model = build_model(POSE)
+    average = EMA(model, decay=0.5)
+    name = "trunk.stages.0.0.scale3x3"
+    with torch.no_grad():
+        model.trunk.stages[0][0].scale3x3 += 1.0
+        model.trunk.stages[0][0].norm.num_batches_tracked += 7
+    average.update(model)  # the first updates forget faster: 2/11 of the past is kept
+    torch.testing.assert_close(average.model.state_dict()[name], model.state_dict()[name] - 2 / 11)
+    assert int(average.model.state_dict()["trunk.stages.0.0.norm.num_batches_tracked"]) == 7
+    average.restart(model)
+    torch.testing.assert_close(average.model.state_dict()[name], model.state_dict()[name])

@@ -1,0 +1,58 @@
+"""What the README and docs/service.md say is so."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import running
+
+from app.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PIXELS, SCORES = 1.0, 0.02  # between processors, sums differ in their last digits
+
+
+def test_the_shown_answer_is_what_the_service_says(real_models: dict[str, Path]) -> None:
+    block = re.search(r"```json\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    shown = json.loads(block[1])
+    with running(Settings(provider="cpu", **real_models)) as server:  # type: ignore[arg-type]
+        photograph = (ROOT / "docs" / "astronaut.jpg").read_bytes()
+        answer = server.client.post("/pose", files={"image": photograph}).json()
+    assert answer["image"] == shown["image"]
+    assert set(answer["timing_ms"]) == set(shown["timing_ms"])
+    assert len(answer["people"]) == len(shown["people"]) == 1
+    person, said = answer["people"][0], shown["people"][0]
+    assert person["box"] == pytest.approx(said["box"], abs=PIXELS)
+    assert person["score"] == pytest.approx(said["score"], abs=SCORES)
+    for keypoint, listed in zip(person["keypoints"], said["keypoints"], strict=False):
+        assert keypoint["name"] == listed["name"]
+        assert (keypoint["x"], keypoint["y"]) == pytest.approx((listed["x"], listed["y"]), abs=PIXELS)
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    listed = dict(re.findall(r"^\| `(POSE_\w+)` \| `?([^`|]*?)`? \|", (ROOT / "docs/service.md").read_text(), re.M))
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        expected = f"weights/{default.name}" if isinstance(default, Path) else default
+        if isinstance(expected, float):
+            expected = f"{expected:g}"
+        assert listed.pop(f"POSE_{name.upper()}").strip() == ("" if expected == () else str(expected)), name
+    assert listed == {}
+
+
+def test_every_file_the_readme_names_is_there() -> None:
+    for target in re.findall(r"\]\(([\w./-]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for folder in re.findall(r"^(\w+)/ ", README, re.M):
+        assert (ROOT / folder).is_dir(), folder
+
+
+def test_both_commands_of_the_first_screen_are_in_the_makefile() -> None:
+    first_screen = "\n".join(README.splitlines()[:15])
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("serve", "test"):
+        assert f"make {target}" in first_screen
+        assert re.search(rf"^{target}:", makefile, re.M)
