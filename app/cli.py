@@ -148,7 +148,7 @@ def export(
     branch: Annotated[str | None, typer.Option(help="the recipe's kept one unless named")] = None,
     data: Annotated[Path | None, typer.Option(help="folder whose val.json to score the file on")] = None,
 ) -> None:
-    """Write one branch of a checkpoint as a self-contained ONNX file with a model card."""
+    """Write one branch of a checkpoint as a self-contained ONNX file, a model card and a slim checkpoint for --init."""
     commands = _commands()
     with _one_line_errors():
         typer.echo(orjson.dumps(commands.run_export(checkpoint, out, branch, data)["scores"]).decode())

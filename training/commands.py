@@ -16,7 +16,7 @@ import torch
 from app.skeleton import KEYPOINT_NAMES
 from model.export import cost, deploy, export_onnx, sha256
 from training import detector_task, pose_task
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.coco import find_split
 from training.config import load_recipe, recipe_from_dict
 from training.data import Dataset, load_dataset
@@ -70,7 +70,7 @@ def _cpu_flags() -> str:
 
 
 def run_export(checkpoint: Path, out: Path, branch: str | None, data: Path | None) -> dict[str, Any]:
-    """Write the deployed ONNX file `out` of a checkpoint and its model card beside it; returns the card.
+    """Write the deployed ONNX file `out` of a checkpoint, its model card and a slim checkpoint; returns the card.
 
     branch: the recipe's kept one unless named. data: a folder whose val.json the exported file is scored on.
     """
@@ -110,7 +110,14 @@ def run_export(checkpoint: Path, out: Path, branch: str | None, data: Path | Non
     if data is not None:
         card.update(_scored(out, recipe.task, load_dataset(data, "val")))
     out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    save_checkpoint(out.with_suffix(".pt"), slim(content))
     return card
+
+
+def slim(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint to start other runs from: the averaged weights of all branches in half precision, nothing else."""
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in content["ema"].items()}
+    return {**content, "ema": halved, "model": {}, "optimiser": {}}
 
 
 def _scored(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from app.cli import app
@@ -16,6 +17,7 @@ from training.data import load_dataset
 from training.evaluate import coco_ap, detector_table, find_people, load_network, oks_table, pose_results
 from training.metrics import measured
 from training.pose_task import build_model, predict, share
+from training.train import start_from
 
 RECIPE = """
 name = "tiny"
@@ -82,6 +84,19 @@ def test_deployed_file_scores_as_the_branch_in_training(trained: Path, drawn_fol
     assert found == pytest.approx(share(keypoints, people), abs=0.01)
 
 
+def test_slim_checkpoint_starts_another_run_and_exports_the_same_network(trained: Path, tmp_path: Path) -> None:
+    full, thin = trained / "pose" / "last.pt", trained / "pose.pt"
+    assert thin.stat().st_size < full.stat().st_size / 4
+    okdhp("export", thin, tmp_path / "again.onnx")
+    pictures = [np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)]
+    first, again = (load_network(path).run(pictures) for path in (trained / "pose.onnx", tmp_path / "again.onnx"))
+    np.testing.assert_allclose(first[1], again[1], atol=0.01)
+    model = build_model(recipe_from_dict(load_checkpoint(thin)["recipe"]))
+    start_from(model, thin)
+    name = "branches.b.head.weight"
+    torch.testing.assert_close(model.state_dict()[name], load_checkpoint(full)["ema"][name], atol=1e-3, rtol=1e-2)
+
+
 def test_evaluate_prints_a_row_for_each_source_and_the_whole_pipeline(trained: Path, drawn_folder: Path) -> None:
     said = okdhp(
         "evaluate", "--data", drawn_folder, "--pose", trained / "pose.onnx", "--detector", trained / "detector.onnx"
@@ -138,8 +153,6 @@ def test_what_a_user_can_mend_is_said_in_one_line(
 
 
 def test_bfloat16_is_used_where_asked_or_where_it_is_faster() -> None:
-    import torch
-
     assert wants_amp("on", torch.device("cpu"))
     assert not wants_amp("off", torch.device("cuda"))
     assert wants_amp("auto", torch.device("cuda"))
