@@ -15,12 +15,13 @@ import torch
 
 from app.skeleton import KEYPOINT_NAMES
 from model.export import cost, deploy, export_onnx, sha256
-from training import detector_task, pose_task
+from training import detector_task, pose_network
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.coco import find_split
 from training.config import load_recipe, recipe_from_dict
 from training.data import Dataset, load_dataset
 from training.evaluate import coco_ap, detector_table, load_network, oks_table, pose_results
+from training.kept import kept_branch
 from training.train import train
 
 VERSION = "1"
@@ -76,11 +77,12 @@ def run_export(checkpoint: Path, out: Path, branch: str | None, data: Path | Non
     """
     content = load_checkpoint(checkpoint)
     recipe = recipe_from_dict(content["recipe"])
-    build = pose_task.build_model if recipe.task == "pose" else detector_task.build_model
+    build = pose_network.build_model if recipe.task == "pose" else detector_task.build_model
     model = build(recipe)
     model.load_state_dict(content["ema"])
     size_hw = (recipe.stages[-1].height, recipe.stages[-1].width)
-    deployed = deploy(copy.deepcopy(model).eval(), branch or recipe.kept, recipe.task)
+    kept = branch or kept_branch(recipe, content["history"])
+    deployed = deploy(copy.deepcopy(model).eval(), kept, recipe.task)
     out.parent.mkdir(parents=True, exist_ok=True)
     export_onnx(deployed, size_hw, out)
     card = {
@@ -93,7 +95,7 @@ def run_export(checkpoint: Path, out: Path, branch: str | None, data: Path | Non
         "input": {"height": size_hw[0], "width": size_hw[1], "layout": "NHWC", "dtype": "uint8", "colour": "RGB"},
         "keypoints": list(KEYPOINT_NAMES) if recipe.task == "pose" else [],
         **cost(deployed, size_hw),
-        "branch": branch or recipe.kept,
+        "branch": kept,
         "data": content.get("data", ""),
         "trained": {
             "epochs": content["epoch"],

@@ -4,9 +4,12 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from model.fau import FauForm
+
+NetworkName = Literal["student", "hourglass", "resnet18", "mobilenetv2", "shufflenetv2"]
+BEST = "best"
 
 
 class RecipeError(ValueError):
@@ -25,19 +28,29 @@ class Stage:
 
 @dataclass(frozen=True)
 class Branch:
-    """One branch of the student: its decoder's channels from coarse to fine, and convolutions per level."""
+    """One branch: its decoder's channels from coarse to fine, and convolutions per level; `stacks` for an hourglass."""
 
     name: str
     widths: tuple[int, ...] = (96, 64, 32)
     depth: int = 1
+    stacks: int = 1  # of its own, after the shared ones
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """The shared encoder: channels and further convolutions at strides 2, 4, 8, 16, 32."""
+    """The shared encoder: channels and further convolutions at strides 2 to 32; or a factor on published ones."""
 
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     depths: tuple[int, ...] = (0, 0, 2, 3, 2)
+    multiplier: float = 1.0  # resnet18, mobilenetv2 and shufflenetv2: factor on the published channels
+
+
+@dataclass(frozen=True)
+class Hourglass:
+    """What the branches of a stacked hourglass share: channels throughout, and the first stacks."""
+
+    channels: int = 256
+    shared: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,13 @@ class Augment:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run. `kept` is the branch that is evaluated as the student and exported."""
+    """One training run.
+
+    kept: the branch that is evaluated as the student and exported; "best" is the one that scores best on held-out
+    people. network: what `encoder`, `hourglass` and the branches describe; each reads only the keys that concern it,
+    and setting another's is refused. Keys are only ever added, with a default that is what was done before: a
+    checkpoint's recipe stays valid.
+    """
 
     name: str
     task: str  # "pose" or "detector"
@@ -83,24 +102,58 @@ class Recipe:
     temperature: float = 0.1
     box_weight: float = 2.0
     holdout: float = 0.04  # share of the training pictures kept aside to choose the branch and watch the run
+    network: NetworkName = "student"
+    hourglass: Hourglass = Hourglass()
 
     def __post_init__(self) -> None:
         names = [branch.name for branch in self.branches]
         _require(self.task in ("pose", "detector"), f"task must be pose or detector, got {self.task!r}")
         _require(len(self.stages) > 0, "a recipe needs at least one [[stages]]")
         _require(len(names) > 0 and len(set(names)) == len(names), f"branches need distinct names, got {names}")
-        _require(self.kept in names, f"kept must be one of the branches {names}, got {self.kept!r}")
+        _require(BEST not in names, f'a branch cannot be called "{BEST}": kept = "{BEST}" chooses among them')
+        kept = self.kept in (*names, BEST)
+        _require(kept, f"kept must be one of the branches {names} or {BEST!r}, got {self.kept!r}")
+        _require(self.kept != BEST or self.holdout > 0, f"kept = {BEST!r} is chosen on held-out people: holdout is 0")
         _require(self.fau in get_args(FauForm), f"fau must be one of {get_args(FauForm)}, got {self.fau!r}")
         _require(0 <= self.holdout < 0.5, f"holdout must be in [0, 0.5), got {self.holdout}")
         _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
+        self._check_network()
+        step = 64 if self.network == "hourglass" else 32
+        for stage in self.stages:
+            whole = stage.height % step == 0 and stage.width % step == 0
+            _require(whole, f"input sides must be divisible by {step}, got {stage.height}x{stage.width}")
+            _require(stage.epochs > 0 and stage.batch > 1, f"epochs must be > 0 and batch > 1, got {stage}")
+
+    def _check_network(self) -> None:
+        """The keys of the chosen network are possible, and no other network's are set."""
+        name, encoder, default = self.network, self.encoder, Encoder()
+        _require(name in get_args(NetworkName), f"network must be one of {get_args(NetworkName)}, got {name!r}")
+        _require(name == "student" or self.task == "pose", f"a detector's network is the student, got {name!r}")
+        if name == "hourglass":
+            _require(encoder == default, "an hourglass has no encoder; set [hourglass]")
+            for branch in self.branches:
+                plain = Branch(branch.name, stacks=branch.stacks)
+                _require(branch == plain, f"an hourglass branch has stacks, not widths and depth: branch {branch.name}")
+                _require(branch.stacks >= 1, f"a branch has at least one stack of its own, got {branch}")
+            possible = self.hourglass.channels >= 4 and self.hourglass.channels % 4 == 0 and self.hourglass.shared >= 0
+            _require(possible, f"an hourglass has 4, 8, 12.. channels and shared >= 0 stacks, got {self.hourglass}")
+            return
+        _require(self.hourglass == Hourglass(), f"[hourglass] is set, but the network is {name}")
+        _require(all(branch.stacks == 1 for branch in self.branches), f"stacks are an hourglass's, not {name}'s")
         levels = {len(branch.widths) for branch in self.branches}
         _require(len(levels) == 1, "all branches must end at one resolution: give each the same number of widths")
         _require(1 <= min(levels) <= 3, "a branch has 1 to 3 widths: it ends at stride 16, 8 or 4")
-        _require(len(self.encoder.widths) == len(self.encoder.depths) == 5, "an encoder has 5 widths and 5 depths")
-        for stage in self.stages:
-            whole = stage.height % 32 == 0 and stage.width % 32 == 0
-            _require(whole, f"input sides must be divisible by 32, got {stage.height}x{stage.width}")
-            _require(stage.epochs > 0 and stage.batch > 1, f"epochs must be > 0 and batch > 1, got {stage}")
+        for branch in self.branches:
+            least = 0 if name == "student" else 1
+            possible = min(branch.widths) > 0 and branch.depth >= least
+            _require(possible, f"a branch's widths must be above 0 and its depth at least {least}, got {branch}")
+        _require(len(encoder.widths) == len(encoder.depths) == 5, "an encoder has 5 widths and 5 depths")
+        if name == "student":
+            _require(encoder.multiplier == 1, "multiplier is for published encoders; the student has widths")
+        else:
+            given = Encoder(multiplier=encoder.multiplier)
+            _require(encoder == given, f"{name} has published widths and depths; set encoder.multiplier instead")
+            _require(encoder.multiplier > 0, f"encoder.multiplier must be above 0, got {encoder.multiplier}")
 
     @property
     def epochs(self) -> int:
@@ -157,6 +210,6 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return tuple(_build(get_args(kind)[0], item, where) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    expected = str if kind is FauForm else kind
+    expected = str if get_origin(kind) is Literal else kind
     _require(type(value) is expected, f"{label} must be {expected.__name__}, got {value!r}")
     return value

@@ -7,27 +7,17 @@ from torch import Generator, Tensor, nn
 from app.skeleton import FLIP_INDEX
 from model.decode import decode_heatmaps
 from model.okdhp import OKDHP, Outputs
-from model.student import DecoderConfig, Encoder, EncoderConfig, PoseBranch
 from training.augment import crop_matrices, occlude, person_crops, photometric, transform_points
 from training.config import Recipe, Stage
-from training.data import NUM_KEYPOINTS, Dataset, People, Pictures
+from training.data import Dataset, People, Pictures
 from training.decoding import Decode
 from training.losses import heatmap_mse, pixelwise_kl
 from training.metrics import measured, oks, oks_share
+from training.pose_network import build_model as build_model
 from training.targets import keypoint_heatmaps
 
 MIN_TRAINED_POINTS, MIN_TRAINED_HEIGHT_PX = 3, 32
 EVALUATION_BATCH = 64
-
-
-def build_model(recipe: Recipe) -> OKDHP:
-    """The multi-branch network of a pose recipe, freshly initialised."""
-    encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths)
-    branches = {
-        branch.name: PoseBranch(DecoderConfig(branch.widths, branch.depth), encoder, NUM_KEYPOINTS)
-        for branch in recipe.branches
-    }
-    return OKDHP(Encoder(encoder), branches, NUM_KEYPOINTS, recipe.fau)
 
 
 class PoseTask:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from model.okdhp import OKDHP, Outputs
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.config import Recipe, Stage
+from training.config import Recipe, Stage, recipe_from_dict
 from training.data import DataError, Dataset
 from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
@@ -255,7 +255,7 @@ class Progress:
         if not self.path.exists():
             return
         content, run = load_checkpoint(self.path), self.run
-        if content["recipe"] != dataclasses.asdict(run.recipe):
+        if recipe_from_dict(content["recipe"]) != run.recipe:  # keys that came later have their defaults
             raise CheckpointError(f"{self.path}: belongs to another recipe; choose another output folder")
         run.model.load_state_dict(content["model"])
         run.ema.model.load_state_dict(content["ema"])

@@ -1,0 +1,57 @@
+"""The network that a pose recipe describes."""
+
+from torch import nn
+
+from model.duc import DucBranch
+from model.hourglass import HourglassBranch, HourglassTrunk
+from model.mobilenet import MobileNetV2
+from model.okdhp import OKDHP
+from model.resnet import ResNet18
+from model.shufflenet import ShuffleNetV2
+from model.student import DecoderConfig, Encoder, EncoderConfig, PoseBranch
+from training.config import Recipe
+from training.data import NUM_KEYPOINTS
+
+Parts = tuple[nn.Module, dict[str, nn.Module]]  # a trunk, and its branches by name
+
+
+def build_model(recipe: Recipe, num_keypoints: int = NUM_KEYPOINTS) -> OKDHP:
+    """The multi-branch network of a pose recipe, freshly initialised."""
+    if recipe.network == "student":
+        trunk, branches = _student(recipe, num_keypoints)
+    elif recipe.network == "hourglass":
+        trunk, branches = _hourglass(recipe, num_keypoints)
+    else:
+        trunk, branches = _published(recipe, num_keypoints)
+    return OKDHP(trunk, branches, num_keypoints, recipe.fau)
+
+
+def _student(recipe: Recipe, num_keypoints: int) -> Parts:
+    encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths)
+    branches: dict[str, nn.Module] = {
+        branch.name: PoseBranch(DecoderConfig(branch.widths, branch.depth), encoder, num_keypoints)
+        for branch in recipe.branches
+    }
+    return Encoder(encoder), branches
+
+
+def _hourglass(recipe: Recipe, num_keypoints: int) -> Parts:
+    channels = recipe.hourglass.channels
+    trunk = HourglassTrunk(recipe.hourglass.shared, channels, num_keypoints)
+    return trunk, {b.name: HourglassBranch(b.stacks, channels, num_keypoints) for b in recipe.branches}
+
+
+def _published(recipe: Recipe, num_keypoints: int) -> Parts:
+    """An encoder of the literature, a dense-upsampling decoder per branch."""
+    multiplier = recipe.encoder.multiplier
+    trunk: ResNet18 | MobileNetV2 | ShuffleNetV2
+    if recipe.network == "resnet18":
+        trunk = ResNet18(multiplier)
+    elif recipe.network == "mobilenetv2":
+        trunk = MobileNetV2(multiplier)
+    else:
+        trunk = ShuffleNetV2(multiplier)
+    return trunk, {
+        branch.name: DucBranch(DecoderConfig(branch.widths, branch.depth), trunk.channels, num_keypoints)
+        for branch in recipe.branches
+    }
