@@ -132,13 +132,16 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     amp: Annotated[str, typer.Option(help="bfloat16: auto, on or off")] = "auto",
     init: Annotated[Path | None, typer.Option(help="checkpoint whose matching weights to start from")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help='checkpoint that a recipe with distillation "teacher" needs')
+    ] = None,
     max_hours: Annotated[float, typer.Option(help="stop after the epoch in which this passes")] = float("inf"),
     limit: Annotated[int | None, typer.Option(help="use only so many pictures, for a trial")] = None,
 ) -> None:
     """Train a pose student or a person detector with online knowledge distillation."""
     commands = _commands()
     with _one_line_errors():
-        typer.echo(commands.run_training(recipe, data, out, device, amp, init, max_hours, limit))
+        typer.echo(commands.run_training(recipe, data, out, device, amp, init, max_hours, limit, teacher))
 
 
 @app.command()

@@ -30,7 +30,15 @@ BLAZEPOSE_FULL = {"coco": 0.29, "lspet": 0.54}
 
 
 def run_training(
-    recipe: Path, data: Path, out: Path, device: str, amp: str, init: Path | None, max_hours: float, limit: int | None
+    recipe: Path,
+    data: Path,
+    out: Path,
+    device: str,
+    amp: str,
+    init: Path | None,
+    max_hours: float,
+    limit: int | None,
+    teacher: Path | None = None,
 ) -> Path:
     """Train `recipe` on the COCO-format folder `data` (its train.json); returns the checkpoint's path."""
     chosen = pick_device(device)
@@ -43,7 +51,9 @@ def run_training(
     print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
     about = {"data": f"{len(dataset.people)} people of {data.name}/train.json", "hardware": hardware(chosen)}
     values = load_recipe(recipe)
-    return train(values, dataset, out, device=chosen, amp=fast, init=init, max_hours=max_hours, about=about)
+    return train(
+        values, dataset, out, device=chosen, amp=fast, init=init, teacher=teacher, max_hours=max_hours, about=about
+    )
 
 
 def pick_device(name: str) -> torch.device:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from model.fau import FauForm
+from training.distillation import Distillation, SoftLoss
 
 NetworkName = Literal["student", "hourglass", "resnet18", "mobilenetv2", "shufflenetv2"]
 BEST = "best"
@@ -104,6 +105,8 @@ class Recipe:
     holdout: float = 0.04  # share of the training pictures kept aside to choose the branch and watch the run
     network: NetworkName = "student"
     hourglass: Hourglass = Hourglass()
+    distillation: Distillation = "ensemble"  # who teaches the branches
+    soft_loss: SoftLoss = "kl"
 
     def __post_init__(self) -> None:
         names = [branch.name for branch in self.branches]
@@ -118,6 +121,7 @@ class Recipe:
         _require(0 <= self.holdout < 0.5, f"holdout must be in [0, 0.5), got {self.holdout}")
         _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
         self._check_network()
+        self._check_distillation()
         step = 64 if self.network == "hourglass" else 32
         for stage in self.stages:
             whole = stage.height % step == 0 and stage.width % step == 0
@@ -154,6 +158,17 @@ class Recipe:
             given = Encoder(multiplier=encoder.multiplier)
             _require(encoder == given, f"{name} has published widths and depths; set encoder.multiplier instead")
             _require(encoder.multiplier > 0, f"encoder.multiplier must be above 0, got {encoder.multiplier}")
+
+    def _check_distillation(self) -> None:
+        """The branches have somebody to learn from, and no part of the network is left without a loss."""
+        how, alone = self.distillation, len(self.branches) == 1
+        _require(how in get_args(Distillation), f"distillation must be one of {get_args(Distillation)}, got {how!r}")
+        soft = self.soft_loss in get_args(SoftLoss)
+        _require(soft, f"soft_loss must be one of {get_args(SoftLoss)}, got {self.soft_loss!r}")
+        _require(how != "mutual" or not alone, "mutual distillation needs at least two branches")
+        weighed = how == "ensemble" or alone or self.fau == "mean"
+        _require(weighed, f'{how} distillation learns no weights of branches: set fau = "mean", got {self.fau!r}')
+        _require(self.kd_ramp > 0, f"kd_ramp must be above 0, got {self.kd_ramp}")
 
     @property
     def epochs(self) -> int:

@@ -10,7 +10,8 @@ from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig
 from training.augment import crop_matrices, occlude, photometric, random_matrices, transform_points, uniform
 from training.config import Recipe, Stage
 from training.data import Dataset, Pictures
-from training.losses import centre_focal, giou_loss, pixelwise_kl
+from training.distillation import soft_loss, soft_targets
+from training.losses import centre_focal, giou_loss
 from training.metrics import recall_at_false_rate
 from training.targets import centre_targets
 
@@ -92,18 +93,20 @@ class DetectorTask:
         wanted = centre_targets(targets["boxes"], targets["valid"], (stage.height, stage.width), stride)
         negative_weight = torch.where(targets["partial"], PARTIAL_NEGATIVE_WEIGHT, 1.0)
         anyone = targets["valid"].any(1, keepdim=True).float()
-        soft = outputs.ensemble.detach()
-        terms = {}
+        recipe, terms = self.recipe, {}
+        soft = soft_targets(recipe.distillation, outputs, targets.get("teacher")) if kd_weight > 0 else {}
         for name, branch in outputs.branches.items():
             assert branch.boxes is not None
             terms[f"focal/{name}"] = centre_focal(branch.final, wanted.heatmaps, negative_weight)
             predicted = boxes_at_cells(branch.boxes, stride)
-            terms[f"giou/{name}"] = self.recipe.box_weight * giou_loss(predicted, wanted.boxes, wanted.box_weight)
-            if kd_weight > 0 and len(outputs.branches) > 1:
-                terms[f"kl/{name}"] = kd_weight * pixelwise_kl(branch.final, soft, anyone, self.recipe.temperature)
-        if len(outputs.branches) > 1:
+            terms[f"giou/{name}"] = recipe.box_weight * giou_loss(predicted, wanted.boxes, wanted.box_weight)
+            if teachers := soft.get(name):
+                kind, temperature, maps = recipe.soft_loss, recipe.temperature, (branch.final,)
+                distance = soft_loss(maps, teachers, wanted.heatmaps, anyone, kind=kind, temperature=temperature)
+                terms[f"{'kl' if kind == 'kl' else 'soft_mse'}/{name}"] = kd_weight * distance
+        if recipe.distillation == "ensemble" and len(outputs.branches) > 1:
             focal = centre_focal(outputs.ensemble, wanted.heatmaps, negative_weight)
-            terms["focal/ensemble"] = self.recipe.ensemble_weight * focal
+            terms["focal/ensemble"] = recipe.ensemble_weight * focal
         return terms
 
     def evaluate(self, model: OKDHP, stage: Stage) -> dict[str, float]:

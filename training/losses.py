@@ -31,6 +31,16 @@ def pixelwise_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: 
     return (divergence * weight).sum() / weight.sum().clamp_min(1.0)
 
 
+def soft_mse(student: Tensor, teacher: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Squared distance of heatmaps (B, K, H, W) to a teacher's, weighted by (B, K), in parts of the target's energy.
+
+    The scale of heatmap_mse, and not the teacher's own energy, which vanishes while it has learnt nothing yet.
+    """
+    error = (student.float() - teacher.float()).square().sum((2, 3)) * weight
+    energy = target.square().sum((2, 3)) * weight
+    return error.sum() / energy.sum().clamp_min(1.0)
+
+
 def ramp_up(progress: float) -> float:
     """Consistency ramp exp(-5 (1 - t)^2) for t = 0..1, then 1 (Laine and Aila, ICLR 2017; OKDHP section 3.3)."""
     return math.exp(-5.0 * (1.0 - min(max(progress, 0.0), 1.0)) ** 2)

@@ -11,6 +11,7 @@ from training.augment import crop_matrices, occlude, person_crops, photometric, 
 from training.config import Recipe, Stage
 from training.data import Dataset, People, Pictures
 from training.decoding import Decode
+from training.distillation import soft_loss, soft_targets
 from training.losses import heatmap_mse, pixelwise_kl
 from training.metrics import measured, oks, oks_share
 from training.pose_network import build_model as build_model
@@ -66,7 +67,8 @@ class PoseTask:
         sigma = self.sigma_per_height * stage.height * 4 / stride
         target = keypoint_heatmaps(points, inside, (stage.height, stage.width), stride, sigma)
         visible = weight * inside
-        recipe, soft = self.recipe, outputs.ensemble.detach()
+        recipe = self.recipe
+        soft = soft_targets(recipe.distillation, outputs, targets.get("teacher")) if kd_weight > 0 else {}
         terms = {f"mse/shared{i}": heatmap_mse(maps, target, weight) for i, maps in enumerate(outputs.shared)}
         for name, branch in outputs.branches.items():
             heatmaps = (*branch.intermediate, branch.final)
@@ -74,10 +76,11 @@ class PoseTask:
             if recipe.hard_kl_weight > 0:
                 hard = [pixelwise_kl(maps, target, visible, recipe.temperature) for maps in heatmaps]
                 terms[f"hard_kl/{name}"] = recipe.hard_kl_weight * torch.stack(hard).sum()
-            if kd_weight > 0 and len(outputs.branches) > 1:
-                kl = [pixelwise_kl(maps, soft, visible, recipe.temperature) for maps in heatmaps]
-                terms[f"kl/{name}"] = kd_weight * torch.stack(kl).sum()
-        if len(outputs.branches) > 1:
+            if teachers := soft.get(name):
+                kind, temperature = recipe.soft_loss, recipe.temperature
+                distance = soft_loss(heatmaps, teachers, target, visible, kind=kind, temperature=temperature)
+                terms[f"{'kl' if kind == 'kl' else 'soft_mse'}/{name}"] = kd_weight * distance
+        if recipe.distillation == "ensemble" and len(outputs.branches) > 1:
             terms["mse/ensemble"] = recipe.ensemble_weight * heatmap_mse(outputs.ensemble, target, weight)
         return terms
 

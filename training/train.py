@@ -25,6 +25,7 @@ from training.distributed import Group, join_group, leave_group
 from training.ema import EMA
 from training.losses import ramp_up
 from training.pose_task import PoseTask
+from training.teacher import Teacher, check_teacher, load_teacher
 
 log = logging.getLogger("okdhp.train")
 Batch = tuple[Tensor, dict[str, Tensor]]
@@ -56,18 +57,21 @@ def train(
     device: torch.device,
     amp: bool,
     init: Path | None = None,
+    teacher: Path | None = None,
     max_hours: float = math.inf,
     about: dict[str, str] | None = None,
 ) -> Path:
     """Train `recipe` on `dataset`, write `out/last.pt` after every epoch and return its path; resumes from it if there.
 
-    init: a checkpoint whose equally named and shaped weights start the network. max_hours: stop cleanly after the
+    init: a checkpoint whose equally named and shaped weights start the network. teacher: the checkpoint of a heavy
+    network that a recipe with distillation = "teacher" learns from. max_hours: stop cleanly after the
     epoch in which that time passes. about: facts for the model card ("data", "hardware"), kept in the checkpoint.
     SIGTERM and SIGINT stop at the next step; a resumed run is the uninterrupted one, because every batch's randomness
     comes from (seed, epoch, step) alone and an epoch restarts from its beginning. Under torchrun each process takes its
     share of every batch.
-    Raises NonFiniteLoss, DataError, CheckpointError.
+    Raises NonFiniteLoss, DataError, CheckpointError, RecipeError.
     """
+    check_teacher(recipe, teacher)
     torch.manual_seed(recipe.seed)
     group = join_group(device)
     kind: Callable[..., Task] = PoseTask if recipe.task == "pose" else DetectorTask
@@ -79,7 +83,8 @@ def train(
     if init is not None:
         start_from(model, init)
     optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
-    run = Run(recipe, task, model, EMA(model, recipe.ema_decay), optimiser, group, device, amp)
+    taught_by = load_teacher(teacher, recipe, device) if teacher is not None else None
+    run = Run(recipe, task, model, EMA(model, recipe.ema_decay), optimiser, group, device, amp, taught_by)
     state = Progress(run, out / "last.pt", about or {})
     state.resume()
     stop, began = stop_on_signal(), time.monotonic()
@@ -118,6 +123,7 @@ class Run:
     group: Group
     device: torch.device
     amp: bool
+    teacher: Teacher | None = None
 
 
 def run_epoch(run: Run, state: "Progress", epoch: int, stop: Callable[[], bool]) -> dict[str, float] | None:
@@ -136,6 +142,8 @@ def run_epoch(run: Run, state: "Progress", epoch: int, stop: Callable[[], bool])
         images = images.to(run.device, memory_format=torch.channels_last, non_blocking=True)
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.amp):
             outputs = model(images)
+            if run.teacher is not None:
+                targets["teacher"] = run.teacher.heatmaps(images)
         terms = run.task.losses(outputs, targets, stage, kd_weight)
         total = torch.stack(list(terms.values())).sum()
         run.optimiser.zero_grad(set_to_none=True)
@@ -257,6 +265,8 @@ class Progress:
         content, run = load_checkpoint(self.path), self.run
         if recipe_from_dict(content["recipe"]) != run.recipe:  # keys that came later have their defaults
             raise CheckpointError(f"{self.path}: belongs to another recipe; choose another output folder")
+        if run.teacher is not None and run.teacher.identity != content.get("teacher"):
+            raise CheckpointError(f"{self.path}: was taught by another teacher; choose another output folder")
         run.model.load_state_dict(content["model"])
         run.ema.model.load_state_dict(content["ema"])
         run.ema.updates = content["ema_updates"]
@@ -278,6 +288,7 @@ class Progress:
             "hours": self.hours + hours,
             "history": self.history,
             "torch": str(torch.__version__),
+            "teacher": run.teacher.identity if run.teacher is not None else "",
             **self.about,
         }
         save_checkpoint(self.path, content)

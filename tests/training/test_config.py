@@ -46,6 +46,11 @@ def test_values_of_the_file_reach_the_recipe(tmp_path: Path) -> None:
         (GOOD + "[encoder]\nmultiplier = 2\n", "the student has widths"),
         ("kept = 'best'\nholdout = 0\n" + GOOD, "chosen on held-out people"),
         (GOOD + "[[branches]]\nname = 'best'\n", "cannot be called"),
+        ("distillation = 'self'\n" + GOOD, "distillation must be one of"),
+        ("soft_loss = 'l1'\n" + GOOD, "soft_loss must be one of"),
+        ("distillation = 'mutual'\n" + GOOD, "set fau"),
+        ("distillation = 'mutual'\nfau = 'mean'\n" + GOOD + "[[branches]]\nname = 'a'\n", "at least two branches"),
+        ("kd_ramp = 0\n" + GOOD, "kd_ramp must be above 0"),
         ("not toml", "Expected '='"),
     ],
 )

@@ -1,0 +1,141 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.okdhp import Outputs
+from model.outputs import BranchOutput
+from training.checkpoint import CheckpointError, load_checkpoint
+from training.config import Augment, Branch, Encoder, Recipe, RecipeError, Stage
+from training.data import load_dataset
+from training.distillation import soft_loss, soft_targets
+from training.losses import pixelwise_kl, soft_mse
+from training.train import train
+
+CPU = torch.device("cpu")
+STUDENT = Recipe(
+    name="tiny",
+    task="pose",
+    stages=(Stage(1, 64, 64, batch=8),),
+    branches=(Branch("a", (8, 8, 8)), Branch("b", (8, 8, 8)), Branch("c", (8, 8, 8))),
+    encoder=Encoder((8, 8, 8, 8, 8), (0, 0, 0, 0, 0)),
+    holdout=0.2,
+    fau="mean",
+    kd_ramp=0.01,
+    augment=Augment(mosaic=0.0),
+)
+DETECTOR = dataclasses.replace(STUDENT, task="detector", branches=(Branch("a", (8, 8)), Branch("b", (8, 8))))
+
+
+def random_maps(seed: int) -> Tensor:
+    return torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def outputs(*names: str) -> Outputs:
+    branches = {name: BranchOutput(random_maps(i).requires_grad_()) for i, name in enumerate(names)}
+    return Outputs((), branches, torch.full((2, len(names), 3), 1 / len(names)), random_maps(9).requires_grad_())
+
+
+def test_soft_mse_is_the_squared_distance_in_parts_of_the_targets_energy() -> None:
+    student, teacher, target = random_maps(0), random_maps(1), random_maps(2)
+    weight = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    error = energy = 0.0
+    for b in range(2):
+        for k in range(3):
+            for y in range(4):
+                for x in range(5):
+                    error += float(weight[b, k]) * float(student[b, k, y, x] - teacher[b, k, y, x]) ** 2
+                    energy += float(weight[b, k]) * float(target[b, k, y, x]) ** 2
+    assert soft_mse(student, teacher, target, weight).item() == pytest.approx(error / energy, rel=1e-5)
+
+
+def test_a_teacher_that_has_learnt_nothing_weighs_no_more_than_the_annotation() -> None:
+    target = random_maps(0)
+    assert soft_mse(target, torch.zeros_like(target), target, torch.ones(2, 3)).item() == pytest.approx(1.0)
+
+
+def test_the_ensemble_teaches_every_branch_and_nobody_teaches_one_alone() -> None:
+    out = outputs("a", "b")
+    taught = soft_targets("ensemble", out)
+    assert {name: [torch.equal(t, out.ensemble) for t in teachers] for name, teachers in taught.items()} == {
+        "a": [True],
+        "b": [True],
+    }
+    assert soft_targets("ensemble", outputs("a")) == {"a": ()}
+
+
+def test_in_mutual_learning_all_others_teach_a_branch_and_it_never_itself() -> None:
+    out = outputs("a", "b", "c")
+    taught = soft_targets("mutual", out)
+    for name, teachers in taught.items():
+        others = [branch.final for other, branch in out.branches.items() if other != name]
+        assert all(torch.equal(t, other) for t, other in zip(teachers, others, strict=True))
+
+
+@pytest.mark.parametrize("how", ["ensemble", "mutual", "teacher"])
+def test_no_gradient_flows_into_whoever_teaches(how: str) -> None:
+    for teachers in soft_targets(how, outputs("a", "b"), random_maps(5).requires_grad_()).values():
+        assert teachers
+        assert not any(teacher.requires_grad for teacher in teachers)
+
+
+def test_a_teacher_of_another_heatmap_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"heatmaps are of size \(3, 8, 10\), the student's \(3, 4, 5\)"):
+        soft_targets("teacher", outputs("a"), torch.zeros(2, 3, 8, 10))
+
+
+@pytest.mark.parametrize("kind", ["kl", "mse"])
+def test_soft_loss_adds_up_a_branchs_heatmaps_and_averages_its_teachers(kind: str) -> None:
+    heatmaps, teachers, target = (
+        (random_maps(0), random_maps(1)),
+        tuple(random_maps(i) for i in (2, 3, 4)),
+        random_maps(5),
+    )
+    weight = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
+    by_hand = 0.0
+    for maps in heatmaps:
+        for teacher in teachers:
+            kl, mse = pixelwise_kl(maps, teacher, weight, 0.2), soft_mse(maps, teacher, target, weight)
+            by_hand += float(kl if kind == "kl" else mse) / 3
+    found = soft_loss(heatmaps, teachers, target, weight, kind=kind, temperature=0.2)
+    assert found.item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def losses(recipe: Recipe, folder: Path, out: Path, **options: Path) -> dict[str, float]:
+    path = train(recipe, load_dataset(folder, "train"), out, device=CPU, amp=False, **options)
+    found: dict[str, float] = load_checkpoint(path)["history"][-1]["losses"]
+    return found
+
+
+@pytest.mark.parametrize("recipe", [STUDENT, DETECTOR], ids=lambda recipe: recipe.task)
+def test_each_way_to_distil_trains_with_its_own_terms(recipe: Recipe, drawn_folder: Path, tmp_path: Path) -> None:
+    supervised = "mse" if recipe.task == "pose" else "focal"
+    names = [branch.name for branch in recipe.branches]
+    mse = losses(dataclasses.replace(recipe, soft_loss="mse"), drawn_folder, tmp_path / "mse")
+    assert {f"soft_mse/{name}" for name in names} | {f"{supervised}/ensemble"} <= set(mse)
+    assert not any(term.startswith("kl/") for term in mse)
+    mutual = losses(dataclasses.replace(recipe, distillation="mutual"), drawn_folder, tmp_path / "mutual")
+    assert {f"kl/{name}" for name in names} <= set(mutual)
+    assert f"{supervised}/ensemble" not in mutual
+    alone = dataclasses.replace(recipe, branches=recipe.branches[:1], distillation="teacher", soft_loss="mse")
+    taught = losses(alone, drawn_folder, tmp_path / "taught", teacher=tmp_path / "mse" / "last.pt")
+    assert taught["soft_mse/a"] > 0
+    assert f"{supervised}/ensemble" not in taught
+
+
+def test_teachers_that_cannot_teach_are_refused_in_one_line(drawn_folder: Path, tmp_path: Path) -> None:
+    losses(STUDENT, drawn_folder, tmp_path)
+    losses(dataclasses.replace(STUDENT, seed=1), drawn_folder, tmp_path / "other")
+    path = tmp_path / "last.pt"
+    taught = dataclasses.replace(STUDENT, distillation="teacher")
+    with pytest.raises(RecipeError, match="needs a teacher's checkpoint"):
+        losses(taught, drawn_folder, tmp_path / "new")
+    with pytest.raises(RecipeError, match='a teacher is given, but distillation is "ensemble"'):
+        losses(STUDENT, drawn_folder, tmp_path / "new", teacher=path)
+    with pytest.raises(CheckpointError, match="a pose network cannot teach a detector one"):
+        losses(dataclasses.replace(DETECTOR, distillation="teacher"), drawn_folder, tmp_path / "new", teacher=path)
+    losses(taught, drawn_folder, tmp_path / "taught", teacher=path)
+    with pytest.raises(CheckpointError, match="was taught by another teacher"):
+        losses(taught, drawn_folder, tmp_path / "taught", teacher=tmp_path / "other" / "last.pt")

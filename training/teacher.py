@@ -1,0 +1,57 @@
+"""A network trained before, frozen, that a recipe with distillation = "teacher" learns from."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from training import detector_task, pose_network
+from training.checkpoint import CheckpointError, load_checkpoint
+from training.config import Recipe, RecipeError, recipe_from_dict
+from training.kept import kept_branch
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The kept branch of a checkpoint; `identity` is its file's digest."""
+
+    network: nn.Sequential
+    identity: str
+
+    @torch.no_grad()
+    def heatmaps(self, images: Tensor) -> Tensor:
+        """Final heatmaps (B, K, H/s, W/s) of pictures (B, 3, H, W), without gradients."""
+        heatmaps: Tensor = self.network(images).final
+        return heatmaps
+
+
+def load_teacher(path: Path, student: Recipe, device: torch.device) -> Teacher:
+    """The teacher in checkpoint `path` for `student`.
+
+    Raises CheckpointError for one of another task or one that cannot see the student's inputs.
+    """
+    content = load_checkpoint(path)
+    recipe = recipe_from_dict(content["recipe"])
+    if recipe.task != student.task:
+        raise CheckpointError(f"{path}: a {recipe.task} network cannot teach a {student.task} one")
+    try:
+        dataclasses.replace(recipe, stages=student.stages)
+    except RecipeError as error:
+        raise CheckpointError(f"{path}: this teacher cannot see what the student sees: {error}") from error
+    build = pose_network.build_model if recipe.task == "pose" else detector_task.build_model
+    model = build(recipe)
+    model.load_state_dict(content["ema"])
+    network = model.deployed(kept_branch(recipe, content["history"])).to(device).eval().requires_grad_(False)
+    with open(path, "rb") as file:
+        return Teacher(network, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def check_teacher(recipe: Recipe, path: Path | None) -> None:
+    """Raises RecipeError where `recipe` wants a teacher and has none, or has one that it would not listen to."""
+    if recipe.distillation == "teacher" and path is None:
+        raise RecipeError(f'{recipe.name}: distillation = "teacher" needs a teacher\'s checkpoint (--teacher)')
+    if recipe.distillation != "teacher" and path is not None:
+        raise RecipeError(f'{recipe.name}: a teacher is given, but distillation is "{recipe.distillation}"')
