@@ -145,6 +145,26 @@ def train(
 
 
 @app.command()
+def ablate(
+    recipe: Annotated[Path, typer.Argument(help="a TOML recipe of an OKDHP network, such as weights/pose.toml")],
+    data: DataFolder,
+    out: Annotated[Path, typer.Option(help="folder for every run and the table; finished rows are skipped")],
+    seeds: Annotated[int, typer.Option(help="how often each row is trained")] = 3,
+    row: Annotated[list[str] | None, typer.Option(help="only this row (and its teacher); may be repeated")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="recipe of the heavy teacher; derived unless given")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    amp: Annotated[str, typer.Option(help="bfloat16: auto, on or off")] = "auto",
+    limit: Annotated[int | None, typer.Option(help="use only so many pictures, for a trial")] = None,
+) -> None:
+    """Train a recipe beside its baselines with several seeds; the table lands in OUT as ablation.md and .png."""
+    _commands()
+    from training.ablate import run_ablation
+
+    with _one_line_errors():
+        typer.echo(run_ablation(recipe, data, out, seeds, row, teacher, device, amp, limit))
+
+
+@app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="last.pt of a training run")],
     out: Annotated[Path, typer.Argument(help="the ONNX file to write; its model card lands beside it")],

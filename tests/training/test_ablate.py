@@ -1,0 +1,112 @@
+"""The command on drawn people; what a row is stands in test_rows.py."""
+
+import json
+import signal
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app
+from training.ablation_table import Result, gain, markdown
+from training.config import load_recipe
+
+RECIPE = """
+name = "tiny"
+task = "pose"
+holdout = 0.2
+kept = "best"
+[encoder]
+widths = [8, 8, 8, 8, 8]
+depths = [0, 0, 0, 0, 0]
+[[stages]]
+epochs = 1
+height = 64
+width = 64
+batch = 8
+[[branches]]
+name = "a"
+widths = [8, 8]
+[[branches]]
+name = "b"
+widths = [8, 8]
+"""
+ROWS = ("--row", "alone", "--row", "okdhp", "--row", "fpd")
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """Training takes SIGTERM and SIGINT over; a test gives them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def ablate(folder: Path, out: Path, *options: str, text: str = RECIPE) -> tuple[int, str]:
+    recipe = out.parent / "tiny.toml"
+    recipe.write_text(text)
+    common = [str(recipe), "--data", str(folder), "--out", str(out), "--device", "cpu", "--amp", "off"]
+    result = CliRunner().invoke(app, ["ablate", *common, *options])
+    return result.exit_code, result.output
+
+
+def test_rows_are_trained_once_with_each_seed_counted_and_drawn(drawn_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, said = ablate(drawn_folder, out, *ROWS, "--seeds", "1")
+    assert code == 0, said
+    files = {path.parents[1].name: path for path in out.glob("*/seed0/result.json")}
+    assert set(files) == {"alone", "okdhp", "teacher", "fpd"}  # who teaches is trained unasked
+    found = {name: Result(**json.loads(path.read_text())["result"]) for name, path in files.items()}
+    alone, okdhp, teacher, fpd = (found[name] for name in ("alone", "okdhp", "teacher", "fpd"))
+    assert alone.gmacs == okdhp.gmacs == fpd.gmacs < okdhp.training_gmacs
+    assert alone.parameters == okdhp.parameters == fpd.parameters < teacher.parameters
+    assert fpd.training_gmacs == pytest.approx(alone.training_gmacs + 2 * teacher.training_gmacs, rel=0.01)
+    assert fpd.hours > teacher.hours
+    table = (out / "ablation.md").read_text()
+    assert [line.split(" | ")[0] for line in table.splitlines()[-4:]] == ["| alone", "| okdhp", "| teacher", "| fpd"]
+    assert cv2.imread(str(out / "ablation.png")).shape[2] == 3
+
+    trained = {path: path.stat().st_mtime_ns for path in out.glob("*/*/last.pt")}
+    code, said = ablate(drawn_folder, out, "--row", "alone", "--row", "okdhp", "--seeds", "2")
+    assert code == 0, said
+    assert all(path.stat().st_mtime_ns == before for path, before in trained.items())
+    assert {path.parents[1].name for path in out.glob("*/seed1/result.json")} == {"alone", "okdhp"}
+    code, said = ablate(drawn_folder, out, "--row", "alone", text=RECIPE.replace("epochs = 1", "epochs = 2"))
+    assert code == 2
+    assert "is of another recipe or other data; choose another output folder" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [(("--row", "nonsense"), "no row 'nonsense'; the rows are alone, okdhp"), (("--seeds", "0"), "at least 1, got 0")],
+)
+def test_a_wrong_option_is_said_in_one_line(
+    drawn_folder: Path, tmp_path: Path, options: tuple[str, str], complaint: str
+) -> None:
+    code, said = ablate(drawn_folder, tmp_path / "out", *options)
+    assert (code, said.count("\n")) == (2, 1)
+    assert complaint in said
+
+
+def result(row: str, seed: int, score: float) -> Result:
+    return Result(row, "what", seed, "a", score, training_gmacs=2.0, hours=seed + 1.0, gmacs=0.5, parameters=1_500_000)
+
+
+def test_table_shows_mean_spread_and_points_over_the_same_seeds_alone(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE)
+    results = [result("alone", 0, 0.5), result("alone", 1, 0.6), result("okdhp", 0, 0.53), result("okdhp", 1, 0.6)]
+    table = markdown(results, load_recipe(tmp_path / "r.toml"), {"data": "3 people", "hardware": "an abacus"})
+    spread = statistics.stdev([53, 60])
+    last = f"| okdhp | what | 2 | 56.50 | {spread:.2f} | +1.50 | 2.00 | 1.50 | 0.50 | 1.500 |"
+    assert table.splitlines()[-1] == last
+    assert "3 people" in table
+
+
+def test_seeds_that_only_one_row_has_do_not_count_as_gain() -> None:
+    alone = [result("alone", 0, 0.5)]
+    assert gain([result("x", 0, 0.6), result("x", 1, 0.1)], alone) == pytest.approx(10.0)
+    assert gain([result("x", 1, 0.1)], alone) is None

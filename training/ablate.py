@@ -1,0 +1,157 @@
+"""`okdhp ablate`: trains every row of a recipe's ablation with several seeds, and goes on where it stopped."""
+
+import copy
+import dataclasses
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.export import cost, deploy
+from model.okdhp import OKDHP
+from training import detector_task, pose_network
+from training.ablation_table import Result, draw, markdown
+from training.checkpoint import CheckpointError, load_checkpoint
+from training.commands import hardware, pick_device, wants_amp
+from training.config import Recipe, load_recipe, recipe_from_dict
+from training.data import Dataset, load_dataset
+from training.detector_task import DetectorTask
+from training.kept import kept_branch
+from training.pose_task import PoseTask
+from training.rows import Row, ablation_rows
+from training.train import train
+
+log = logging.getLogger("okdhp.ablate")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every row is trained and measured on, and where it is kept."""
+
+    train_set: Dataset
+    val_set: Dataset
+    out: Path
+    device: torch.device
+    amp: bool
+    about: dict[str, str]
+
+    def folder(self, row: str, seed: int) -> Path:
+        return self.out / row / f"seed{seed}"
+
+
+def run_ablation(
+    recipe: Path, data: Path, out: Path, seeds: int, rows: list[str] | None, teacher: Path | None,
+    device: str, amp: str, limit: int | None,
+) -> str:  # fmt: skip
+    """Run the rows of `recipe` on `data`, scored on its val.json; returns the table, also in out/ablation.md and .png.
+
+    rows: their names, all unless given, and their teachers. teacher: a recipe in place of the derived heavy one.
+    """
+    base = load_recipe(recipe)
+    chosen = choose(ablation_rows(base, load_recipe(teacher) if teacher else None), rows)
+    if seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {seeds}")
+    cv2.setNumThreads(1)  # torch already uses every core
+    where = pick_device(device)
+    train_set, val_set = load_dataset(data, "train", where, limit), load_dataset(data, "val", where, limit)
+    size = f"{len(train_set.people)} people of {data.name}/train.json, {len(val_set.people)} of val.json"
+    bench = Bench(train_set, val_set, out, where, wants_amp(amp, where), {"data": size, "hardware": hardware(where)})
+    results: list[Result] = []
+    for seed in range(base.seed, base.seed + seeds):
+        for row in chosen:
+            result = run_row(bench, row, seed, results)
+            if result is None:
+                log.warning("stopped in %s; the same command goes on from there", bench.folder(row.name, seed))
+                return markdown(results, base, bench.about)
+            results.append(result)
+            table = markdown(results, base, bench.about)
+            (out / "ablation.md").write_text(table)
+            draw(results, base, out / "ablation.png")
+    return table
+
+
+def choose(rows: tuple[Row, ...], names: list[str] | None) -> list[Row]:
+    """The rows called `names` and those that teach them, in the table's order; all of them without names."""
+    known = [row.name for row in rows]
+    unknown = sorted(set(names or ()) - set(known))
+    if unknown:
+        raise ValueError(f"no row {unknown[0]!r}; the rows are {', '.join(known)}")
+    teachers = {row.teacher for row in rows if row.name in (names or ())}
+    return [row for row in rows if not names or row.name in names or row.name in teachers]
+
+
+def run_row(bench: Bench, row: Row, seed: int, before: list[Result]) -> Result | None:
+    """The row's result, read where it was finished before, else trained; None when training was stopped.
+
+    Raises CheckpointError where the folder holds another recipe's or other data's result.
+    """
+    recipe = dataclasses.replace(row.recipe, seed=seed)
+    folder = bench.folder(row.name, seed)
+    done = folder / "result.json"
+    if done.exists():
+        content = json.loads(done.read_text())
+        if recipe_from_dict(content["recipe"]) != recipe or content["data"] != bench.about["data"]:
+            raise CheckpointError(f"{done}: is of another recipe or other data; choose another output folder")
+        return Result(**content["result"])
+    log.info("%s, seed %d: %s", row.name, seed, row.what)
+    teacher = bench.folder(row.teacher, seed) / "last.pt" if row.teacher else None
+    path = train(
+        recipe, bench.train_set, folder, device=bench.device, amp=bench.amp, teacher=teacher, about=bench.about
+    )
+    content = load_checkpoint(path) if path.exists() else {"epoch": 0}
+    if content["epoch"] < recipe.epochs:
+        return None
+    taught_by = next((r for r in before if (r.row, r.seed) == (row.teacher, seed)), None)
+    result = measure(bench, row, recipe, content, taught_by)
+    partial = done.with_suffix(".partial")
+    values = {"result": dataclasses.asdict(result), "recipe": dataclasses.asdict(recipe), "data": bench.about["data"]}
+    partial.write_text(json.dumps(values, indent=1))
+    os.replace(partial, done)
+    return result
+
+
+def measure(bench: Bench, row: Row, recipe: Recipe, content: dict[str, Any], teacher: Result | None) -> Result:
+    """Score and cost of the finished checkpoint `content`."""
+    model = build(recipe)
+    model.load_state_dict(content["ema"])
+    kept, finest = kept_branch(recipe, content["history"]), recipe.stages[-1]
+    kind = PoseTask if recipe.task == "pose" else DetectorTask
+    everything = np.ones(len(bench.val_set.pictures), dtype=bool)
+    scores = kind(recipe, bench.val_set, everything).evaluate(model.to(bench.device), finest)
+    model.to("cpu")
+    size_hw = (finest.height, finest.width)
+    deployed = cost(deploy(copy.deepcopy(model), kept, recipe.task), size_hw)
+    gmacs, hours = forward_gmacs(model, size_hw), float(content["hours"])
+    if teacher is not None:  # its own training, and its forward pass beside the student's
+        gmacs, hours = gmacs + teacher.training_gmacs + teacher.gmacs, hours + teacher.hours
+    return Result(
+        row=row.name,
+        what=row.what,
+        seed=recipe.seed,
+        kept=kept,
+        score=scores[kept],
+        training_gmacs=round(gmacs, 4),
+        hours=hours,
+        gmacs=deployed["gmacs"],
+        parameters=int(deployed["parameters"]),
+    )
+
+
+def build(recipe: Recipe) -> OKDHP:
+    """The recipe's network."""
+    return pose_network.build_model(recipe) if recipe.task == "pose" else detector_task.build_model(recipe)
+
+
+@torch.no_grad()
+def forward_gmacs(model: OKDHP, size_hw: tuple[int, int]) -> float:
+    """Multiply-adds in 1e9 of trunk, FAU and all branches for one picture."""
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 3, *size_hw))
+    return float(counter.get_total_flops() / 2e9)
