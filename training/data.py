@@ -177,7 +177,7 @@ def decode_all(folder: Path, entries: list[dict[str, Any]]) -> tuple[list[dict[s
     """The entries whose `file_name` under `folder` is a picture, of the stated size if any, and their (H, W, 3) RGB."""
 
     def decode(entry: dict[str, Any]) -> np.ndarray | str:
-        file = folder / entry["file_name"]
+        file = folder / str(entry.get("file_name", "(no file_name)"))
         try:
             pixels = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)
         except (OSError, cv2.error) as error:
@@ -203,15 +203,21 @@ def decode_all(folder: Path, entries: list[dict[str, Any]]) -> tuple[list[dict[s
 
 def annotation_fault(annotation: dict[str, Any], size_wh: tuple[int, int]) -> str | None:
     """Why an annotation cannot be trained on, or None. Labelled keypoints may lie up to 10% outside the picture."""
-    keypoints = annotation.get("keypoints", [])
-    if len(keypoints) != 3 * NUM_KEYPOINTS:
-        return f"expected {3 * NUM_KEYPOINTS} keypoint numbers, got {len(keypoints)}"
-    values = np.array([*keypoints, *annotation.get("bbox", [])], dtype=np.float64)
-    if len(values) != 3 * NUM_KEYPOINTS + 4 or not np.isfinite(values).all():
-        return "bbox or keypoints are missing or not finite"
-    if min(values[-2:]) < 1:
-        return f"its box is {values[-2]:g} x {values[-1]:g} pixels"
-    points = values[:-4].reshape(-1, 3)
+    try:
+        keypoints = np.array(annotation.get("keypoints", []), dtype=np.float64)
+        numbers = np.array([*annotation.get("bbox", []), annotation.get("area")], dtype=np.float64)
+    except (TypeError, ValueError):
+        return "bbox, area or keypoints are not all numbers"
+    if keypoints.shape != (3 * NUM_KEYPOINTS,):
+        return f"expected {3 * NUM_KEYPOINTS} keypoint numbers, got {keypoints.size}"
+    if len(numbers) != 5 or not np.isfinite([*numbers, *keypoints]).all():
+        return "bbox, area or keypoints are missing or not finite"
+    x, y, w, h, area = numbers.tolist()
+    if min(w, h) < 1 or area <= 0:
+        return f"its box is {w:g} x {h:g} pixels, its area {area:g}"
+    if x + w <= 0 or y + h <= 0 or x >= size_wh[0] or y >= size_wh[1]:
+        return "its box lies outside the picture"
+    points = keypoints.reshape(-1, 3)
     points = points[points[:, 2] > 0, :2] / size_wh
     if len(points) and (points.min() < -0.1 or points.max() > 1.1):
         return "a labelled keypoint lies far outside the picture"
@@ -226,6 +232,8 @@ def _people(annotations: list[dict[str, Any]], slot: dict[int, int], sources: np
         fault = annotation_fault(annotation, (width, height))
         if fault:
             log.warning("left out: annotation %s: %s", annotation.get("id"), fault)
+        elif not isinstance(annotation.get("id"), int):
+            log.warning("left out: an annotation of picture %s: it has no id", annotation["image_id"])
         elif not annotation.get("iscrowd"):
             rows.append((picture, annotation))
     pictures = np.array([picture for picture, _ in rows], dtype=np.int64)

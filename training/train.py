@@ -131,6 +131,7 @@ def run_epoch(run: Run, state: "Progress", epoch: int, stop: Callable[[], bool])
     recipe, stage, model = run.recipe, run.recipe.stage_of(epoch), run.group.wrap(run.model)
     steps = len(run.task) // stage.batch
     sums: dict[str, Tensor] = {}
+    unchecked: list[dict[str, Tensor]] = []  # looked at every few steps: asking a GPU for a number makes it wait
     model.train()
     title = f"epoch {epoch + 1}/{recipe.epochs} {stage.height}x{stage.width}"
     bar = tqdm(total=steps, desc=title, unit="step", disable=not run.group.leads, mininterval=0.5)
@@ -152,8 +153,10 @@ def run_epoch(run: Run, state: "Progress", epoch: int, stop: Callable[[], bool])
         run.ema.update(run.model)
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros((), device=run.device)) + term.detach()
+        unchecked.append({name: term.detach() for name, term in terms.items()})
         if step % 20 == 0 or step == steps - 1:
-            check_finite(terms, epoch, step)
+            check_finite(unchecked, epoch, step)
+            unchecked.clear()
             bar.set_postfix_str(" ".join(f"{name} {value.item() / (step + 1):.4f}" for name, value in sums.items()))
         bar.update()
         if run.group.any(stop()):
@@ -210,12 +213,18 @@ def start_from(model: OKDHP, path: Path) -> None:
     log.info("started %d of %d weights from %s", len(shared), len(own), path)
 
 
-def check_finite(terms: dict[str, Tensor], epoch: int, step: int) -> None:
-    """Raises NonFiniteLoss, naming every term, when one is NaN or infinite."""
-    values = {name: term.item() for name, term in terms.items()}
-    if not all(math.isfinite(value) for value in values.values()):
-        listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        raise NonFiniteLoss(f"epoch {epoch + 1}, step {step + 1}: a loss is not finite: {listed}")
+def check_finite(recent: list[dict[str, Tensor]], epoch: int, step: int) -> None:
+    """Raises NonFiniteLoss for the first of the `recent` steps, the last being `step`, with a term that is not finite.
+
+    Later steps say nothing: the first one's gradient has spoilt every weight.
+    """
+    first = step - len(recent) + 1
+    for number, terms in enumerate(recent, start=first):
+        values = {name: term.item() for name, term in terms.items()}
+        if not all(math.isfinite(value) for value in values.values()):
+            bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+            listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            raise NonFiniteLoss(f"epoch {epoch + 1}, step {number + 1}: {bad} not finite among {listed}")
 
 
 def stop_on_signal() -> Callable[[], bool]:

@@ -55,21 +55,34 @@ def test_broken_annotations_are_named_and_left_out(
     drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def edit(content: dict[str, Any]) -> None:
-        first, second, third, fourth = content["annotations"][:4]
+        first, second, third, fourth, fifth, sixth, seventh, eighth = content["annotations"][:8]
         first["keypoints"][0] = float("nan")
         second["keypoints"] = second["keypoints"][:12]
         third["bbox"][2] = 0
         fourth["keypoints"][:3] = [900.0, 10.0, 2.0]
+        fifth["bbox"] = None
+        sixth["area"] = float("nan")
+        seventh["bbox"][:2] = [-500, -500]
+        del eighth["area"]
 
     with caplog.at_level(logging.WARNING):
         dataset = load_dataset(changed(drawn_folder, tmp_path / "people", edit), "train")
-    assert dataset.people.ids[:2].tolist() == [5, 6]
-    for fault in ("1: bbox or keypoints", "2: expected 51", "3: its box is 0 x", "4: a labelled"):
+    assert dataset.people.ids[:2].tolist() == [9, 10]
+    for fault in (
+        "1: bbox, area or keypoints are missing",
+        "2: expected 51",
+        "3: its box is 0 x",
+        "4: a labelled",
+        "5: bbox, area or keypoints are not all numbers",
+        "6: bbox, area or keypoints are missing",
+        "7: its box lies outside",
+        "8: bbox, area or keypoints are",
+    ):
         assert f"annotation {fault}" in caplog.text
 
 
 def test_an_unlabelled_keypoint_may_lie_anywhere() -> None:
-    entry = {"keypoints": [0.0, 0.0, 0.0] * 17, "bbox": [1, 1, 5, 5]}
+    entry = {"keypoints": [0.0, 0.0, 0.0] * 17, "bbox": [1, 1, 5, 5], "area": 9.0}
     assert annotation_fault(entry, (10, 10)) is None
     entry["keypoints"] = [-500.0, 0.0, 0.0] * 17
     assert annotation_fault(entry, (10, 10)) is None
