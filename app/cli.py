@@ -54,6 +54,7 @@ def serve(
 
     from app import logs
     from app.main import create_app
+    from app.websocket import WebSocketProtocol
 
     settings = _load(host=host, port=port)
     logs.configure(settings.log_level)
@@ -63,7 +64,7 @@ def serve(
         port=settings.port,
         log_config=None,  # its lines go where ours go
         access_log=False,  # our own log line has the request's id and its time
-        ws="websockets-sansio",
+        ws=WebSocketProtocol,
         ws_max_size=settings.stream_max_message_bytes,
         ws_per_message_deflate=False,  # pictures are compressed already
         timeout_graceful_shutdown=30,

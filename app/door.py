@@ -27,18 +27,15 @@ class ForbiddenOrigin(ClientError):
 
 
 class End(Exception):
-    """The stream must end with this close code (RFC 6455, 7.4) and reason. `deaf`: the client would not hear it."""
+    """The stream must end with this close code (RFC 6455, 7.4) and reason."""
 
-    def __init__(self, code: int, reason: str, *, deaf: bool = False) -> None:
+    def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
-        self.deaf = deaf
 
     async def say(self, websocket: WebSocket, timeout_s: float) -> None:
         """Close the socket; whether the client takes notice is not waited for."""
-        if self.deaf:
-            return
         with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):  # gone already
             async with asyncio.timeout(timeout_s):
                 await websocket.close(self.code, self.reason)

@@ -83,8 +83,9 @@ async def stream(websocket: WebSocket) -> None:
     Out, for each frame that is processed: {"frame", "image", "people", "timing_ms", "age_ms", "dropped"}, or
     {"error": RFC 9457 members, "frame"}; for refused options the same with "frame": null. No error ends the stream.
 
-    Ends: 1001 idle or too old, 1003 text that is not JSON, 1008 API key or answers not read, 1009 message too big,
-    1011 our mistake, 1012 restart, 1013 too many streams. A foreign origin is refused with 403 before the handshake.
+    Ends: 1001 idle or too old, 1003 text that is not JSON, 1008 API key, 1009 message too big, 1011 our mistake, 1012
+    restart, 1013 too many streams or requests. A client who does not read is reset without a close (app.websocket), and
+    a foreign origin is refused with 403 before the handshake.
     """
     settings: Settings = websocket.app.state.settings
     try:
@@ -246,7 +247,8 @@ class Session:
             async with asyncio.timeout(self._settings.stream_send_timeout_s), self._sending:
                 await self._websocket.send_text(orjson.dumps(content).decode())
         except TimeoutError:
-            raise End(1008, "answers are not read", deaf=True) from None
+            log.warning("stream cut: its client does not read")
+            raise WebSocketDisconnect(1006) from None
         except RuntimeError:  # the server closed the socket, and the reader is about to hear of it
             raise WebSocketDisconnect(1006) from None
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from app.main import create_app
 from app.settings import Settings
+from app.websocket import WebSocketProtocol
 
 # A slow machine is no fault of the code: no example fails for its time.
 hypothesis_settings.register_profile("untimed", deadline=None)
@@ -79,7 +80,7 @@ class Server:
 def running(settings: Settings) -> Iterator[Server]:
     """The service on a free port, in a thread, until the block ends."""
     app = create_app(settings)
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="websockets-sansio")
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws=WebSocketProtocol)
     server = uvicorn.Server(config)
     socket = config.bind_socket()
     socket.listen()  # so that a first request finds a queue even before the server takes it over

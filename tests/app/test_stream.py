@@ -382,9 +382,10 @@ def test_a_client_who_does_not_read_is_cut_off(serve):
             pass  # the server has stopped to read, as it should
         except OSError:
             return True
-        return server.metric("pose_stream_sessions") == 0
+        return False
 
-    assert eventually(cut_off)
+    assert eventually(cut_off), "the connection is reset, though nobody reads it"
+    assert eventually(lambda: server.metric("pose_stream_sessions") == 0)
     deaf.close()
     with open_stream(server) as other:
         assert len(ask(other, ONE)["people"]) == 1
