@@ -29,9 +29,11 @@ def decode(data: bytes, *, max_pixels: int) -> Image:
 
     Raises UnsupportedFormat (not JPEG, PNG or WebP by its first bytes), TooLarge (more than `max_pixels`) or BadImage.
     """
-    width, height, orientation = _read_header(data, _format(data))
-    if width * height > max_pixels:
-        raise TooLarge(f"the picture has {width} x {height} pixels, more than the {max_pixels} allowed")
+    with _header(data, _format(data)) as header:
+        width, height = header.size
+        if width * height > max_pixels:
+            raise TooLarge(f"the picture has {width} x {height} pixels, more than the {max_pixels} allowed")
+        orientation = _orientation(header, data)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -68,19 +70,32 @@ def _format(data: bytes) -> str:
     raise UnsupportedFormat("the picture is not a JPEG, PNG or WebP file")
 
 
-def _read_header(data: bytes, format: str) -> tuple[int, int, int]:
-    """Width, height (as stored) and EXIF orientation 1..8, without decoding a pixel."""
+def _header(data: bytes, format: str) -> PillowImage.Image:
+    """What Pillow knows before decoding a pixel: the size as stored, and the metadata before the pixels."""
     try:
-        with PillowImage.open(io.BytesIO(data), formats=(format,)) as header:
-            width, height = header.size
-            return width, height, _orientation(header)
+        return PillowImage.open(io.BytesIO(data), formats=(format,))
     except Exception as error:  # Pillow's readers raise anything from OSError to struct.error on damaged headers
         raise BadImage("the picture's header cannot be read") from error
 
 
-def _orientation(header: PillowImage.Image) -> int:
+def _orientation(header: PillowImage.Image, data: bytes) -> int:
+    """EXIF orientation 1..8, without decoding a pixel."""
     try:
-        orientation = header.getexif().get(ORIENTATION_TAG, 1)
+        if header.format == "PNG" and "exif" not in header.info and b"eXIf" in data:
+            header.info["exif"] = _png_exif(data)
+        # The base class's: a PNG's own getexif() decodes the picture in search of EXIF behind the pixels.
+        orientation = PillowImage.Image.getexif(header).get(ORIENTATION_TAG, 1)
     except Exception:  # damaged EXIF says nothing about the pixels
         return 1
     return orientation if orientation in range(1, 9) else 1
+
+
+def _png_exif(data: bytes) -> bytes | None:
+    """The content of a PNG's eXIf chunk, wherever it stands; a chunk is its length, its kind, content and checksum."""
+    start = 8  # after the signature
+    while (kind := data[start + 4 : start + 8]) not in (b"", b"IEND"):
+        length = int.from_bytes(data[start : start + 4])
+        if kind == b"eXIf":
+            return data[start + 8 : start + 8 + length]
+        start += 12 + length
+    return None

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 from app.errors import BadImage, PoseError, TooLarge, UnsupportedFormat
 from app.images import decode
@@ -39,14 +42,25 @@ def assert_alike(image: NDArray[np.uint8], expected: PillowImage.Image, toleranc
     assert abs(image.astype(int) - wanted).max() <= tolerance
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """One chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of(width: int, height: int, color_type: int, pixels: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
 def png_claiming(width: int, height: int) -> bytes:
     """A PNG whose header claims a size, with next to nothing in it."""
+    return png_of(width, height, 2, zlib.compress(b""))
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+def black_png(side: int) -> bytes:
+    """A complete grey PNG, all black: a thousandth of its pixels in bytes."""
+    packer, row = zlib.compressobj(1), bytes(1 + side)
+    return png_of(side, side, 0, b"".join(packer.compress(row) for _ in range(side)) + packer.flush())
 
 
 @pytest.mark.parametrize("format, options, tolerance", [
@@ -66,6 +80,14 @@ def test_each_exif_orientation_is_applied_exactly_once(format: str, orientation:
     data = saved(scene(), format, exif=exif, **options)
     expected = ImageOps.exif_transpose(PillowImage.open(io.BytesIO(data)))
     assert_alike(decode(data, max_pixels=LIMIT), expected, tolerance=4)
+
+
+def test_exif_after_the_pixels_of_a_png_counts_too() -> None:
+    exif = PillowImage.Exif()
+    exif[0x0112] = 6
+    plain, end = saved(scene(), "PNG"), chunk(b"IEND", b"")
+    data = plain.removesuffix(end) + chunk(b"eXIf", exif.tobytes()[6:]) + end
+    assert_alike(decode(data, max_pixels=LIMIT), scene().transpose(PillowImage.Transpose.ROTATE_270))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -162,6 +184,35 @@ def test_pixels_over_the_limit_are_refused_before_decoding() -> None:
     with pytest.raises(TooLarge):
         decode(saved(scene(40, 28), "PNG"), max_pixels=40 * 28 - 1)
     assert decode(saved(scene(40, 28), "PNG"), max_pixels=40 * 28).shape == (28, 40, 3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak memory this way")
+def test_a_complete_bomb_is_refused_before_a_pixel_takes_memory(tmp_path: Path) -> None:
+    """100 million pixels in a 0.5 MB file; a process of its own, as peak memory is only ever known to rise."""
+    (tmp_path / "bomb.png").write_bytes(black_png(10_000))
+    code = """if True:
+        import re, sys
+        from app.errors import TooLarge
+        from app.images import decode
+        peak_kb = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+        data = open(sys.argv[1], "rb").read()
+        before = peak_kb()
+        try:
+            decode(data, max_pixels=50_000_000)
+        except TooLarge:
+            print((peak_kb() - before) // 1024)
+    """
+    root = Path(__file__).parent.parent.parent
+    command = [sys.executable, "-c", code, str(tmp_path / "bomb.png")]
+    grown_mb = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    assert int(grown_mb) < 50  # the pixels alone are 95
+
+
+def test_pillow_never_decodes_an_ordinary_png(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    monkeypatch.setattr(PngImageFile, "load", lambda self: decoded.append(self))
+    assert_alike(decode(saved(scene(), "PNG"), max_pixels=LIMIT), scene())
+    assert not decoded
 
 
 def test_a_header_that_claims_more_than_there_is_gives_an_error_not_black() -> None:
