@@ -138,15 +138,15 @@ class Pipeline:
         """The people in `image`. Raises Overloaded, Draining, DeadlinePassed or ModelError."""
         if options.boxes_xyxy is not None:
             return await self._people_in(image, options.boxes_xyxy, deadline)
-        detections = await self.detect(
-            image, min_score=options.min_score, max_people=options.max_people, deadline=deadline
+        detections = await self.detect(  # all: who is the surest is known only with the poses
+            image, min_score=options.min_score, max_people=self._settings.max_people, deadline=deadline
         )
         poses = await self.pose(image, detections.boxes_xyxy, deadline=deadline)
         scores = person_scores(poses.scores, detections.scores)
         kept = distinct(poses.keypoints, scores, detections.boxes_xyxy)
         people = _people(detections.boxes_xyxy, poses, scores)
         least = options.min_score or 0.0
-        found = tuple(people[index] for index in kept if people[index].score >= least)
+        found = tuple(people[index] for index in kept if people[index].score >= least)[: options.max_people]
         metrics.people_per_image.observe(len(found))
         queue_ms = detections.queue_ms + poses.queue_ms
         return People(found, {"queue": queue_ms, "detect": detections.run_ms, "pose": poses.run_ms})

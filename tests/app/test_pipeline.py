@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import onnx
 import pytest
 import tiny
 from conftest import encoded, picture
@@ -65,6 +66,33 @@ def test_no_boxes_give_no_poses(tiny_models: dict[str, Path]) -> None:
     nobody = np.empty((0, 4), np.float32)
     poses = with_pipeline(tiny_models, lambda pipeline: pipeline.pose(picture(), nobody))
     assert poses.keypoints.shape == (0, 17, 2) and poses.scores.shape == (0, 17)
+
+
+def pose_network_scoring_by_brightness(path: Path) -> Path:
+    """A pose network whose every keypoint has the brightest pixel's share of white as its score."""
+    graph, (width, height) = tiny.Graph(), tiny.CROP_WH
+    level = graph("ReduceMax", graph("Cast", "crops", to=onnx.TensorProto.FLOAT), [1, 2, 3], keepdims=0)  # (N,)
+    score = graph("Unsqueeze", graph("Mul", level, 1 / 255), [1])  # (N, 1)
+    graph("Mul", score, np.ones((1, 17), np.float32), name="scores")
+    places = tiny.FRACTIONS[None] * np.float32([width, height])  # (1, 17, 2)
+    graph("Add", graph("Mul", graph("Unsqueeze", score, [2]), 0.0), places, name="keypoints")
+    outputs: list[tuple[str, list[object]]] = [("keypoints", ["N", 17, 2]), ("scores", ["N", 17])]
+    return graph.save(path, tiny.bytes_input("crops", width, height), outputs)
+
+
+def test_max_people_keeps_the_surest_by_the_final_score(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    """The detector gives the left person first; the pose network is surer of the right one."""
+    models = {**tiny_models, "pose_model": pose_network_scoring_by_brightness(tmp_path / "pose.onnx")}
+    image = picture(120, 90, boxes=((10, 20, 34, 70), (80, 12, 104, 60)))
+    image[:, :60] = image[:, :60].clip(0, 220)
+
+    async def use(pipeline: Pipeline) -> None:
+        full = (await pipeline.people(image, Options(5))).people
+        (surest,) = (await pipeline.people(image, Options(1))).people
+        assert len(full) == 2 and full[0].score > full[1].score
+        assert surest.score == full[0].score and surest.box_xyxy.tolist() == full[0].box_xyxy.tolist()
+
+    with_pipeline(models, use)
 
 
 def test_a_deadline_in_the_past_stops_each_stage(tiny_models: dict[str, Path]) -> None:
