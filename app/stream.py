@@ -108,7 +108,7 @@ class Session:
         self._pipeline = pipeline
         self._settings = settings
         self._options = StreamOptions()
-        self._tracker = Tracker()
+        self._tracker = Tracker(max_regions=settings.max_people)
         self._image_wh = (0, 0)
         self._mailbox = Mailbox()
         self._sending = asyncio.Lock()

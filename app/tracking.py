@@ -105,12 +105,19 @@ class Tracker:
     """Follows the people of one stream. Its public attributes are options that may change between two frames."""
 
     def __init__(
-        self, *, detect_every_frames: int = 15, max_people: int = 50, min_score: float = 0.0, smoothing: bool = True
+        self,
+        *,
+        detect_every_frames: int = 15,
+        max_people: int = 50,
+        min_score: float = 0.0,
+        smoothing: bool = True,
+        max_regions: int = 50,
     ) -> None:
         self.detect_every_frames = detect_every_frames
         self.max_people = max_people
         self.min_score = min_score  # nobody with a smaller TrackedPerson.score is shown
         self.smoothing = smoothing
+        self.max_regions = max_regions  # what a frame may cost: more than max_people, as not every region is somebody
         self._next_id = 1
         self.forget()
 
@@ -139,7 +146,7 @@ class Tracker:
         return self._asked or self._frames_since_detector + 1 >= gap
 
     def regions(self, time_s: float, boxes_xyxy: Floats | None = None, scores: Floats | None = None) -> Regions:
-        """Where to look for people at `time_s`, at most `max_people` regions; those of known people come first.
+        """Where to look for people at `time_s`, at most `max_regions`; those of known people come first.
 
         `boxes_xyxy` (M, 4) and `scores` (M,) are the detector's, best first; without them it did not run. Changes
         nothing, so a frame that fails later does no harm.
@@ -156,7 +163,7 @@ class Tracker:
         overlooked = np.delete(followed, [i for i, _ in pairs], axis=0)
         boxes = np.concatenate([detected[known], overlooked, detected[new]])
         origins = np.concatenate([certain[known], np.full(len(overlooked), np.nan), certain[new]])
-        return Regions(boxes[: self.max_people], origins[: self.max_people], ran)
+        return Regions(boxes[: self.max_regions], origins[: self.max_regions], ran)
 
     def update(
         self, time_s: float, image_wh: tuple[int, int], regions: Regions, keypoints: Floats, scores: Floats
@@ -177,9 +184,15 @@ class Tracker:
             self._fruitless = 0
         alive = [track for track in self._tracks if track.overlooked < OVERLOOKED_LIMIT]
         alive = [track for track in alive if time_s - track.seen_at_s <= GRACE_S]
+        surest = sorted(filter(self._shows, alive), key=lambda track: -track.person().score)
+        surplus = {track.id for track in surest[self.max_people :]}
+        alive = [track for track in alive if track.id not in surplus]
         self._tracks = sorted(alive, key=lambda track: (track.lost, track.id))  # who is in view has the first claim
-        people = [track.person() for track in self._tracks if not track.lost]
-        return [person for person in people if person.score >= self.min_score]
+        return [track.person() for track in self._tracks if self._shows(track)]
+
+    def _shows(self, track: _Track) -> bool:
+        """Whether this person is in the answer, and so takes one of its `max_people` places."""
+        return not track.lost and track.person().score >= self.min_score
 
     def _follow(self, time_s: float, found: list[Skeleton]) -> tuple[list[Skeleton], bool]:
         """Give each track its skeleton. Returns what is left over, and whether anybody was lost or came back."""
@@ -198,11 +211,15 @@ class Tracker:
         return [one for j, one in enumerate(found) if j not in taken], turned
 
     def _welcome(self, newcomers: list[Skeleton], time_s: float) -> bool:
-        """Start tracks for those whom the detector brought, as far as there is room; say whether there was anybody."""
+        """Start tracks for the surest of those whom the detector brought, as far as there is room; say if any.
+
+        Who is in view keeps the place, even from a surer newcomer: people would take turns with every detection.
+        """
         for track in self._tracks:
             track.overlooked += not track.lost and track.last.detector_score is None
-        room = max(self.max_people - sum(not track.lost for track in self._tracks), 0)
-        brought = [(one, one.detector_score) for one in newcomers if one.detector_score is not None][:room]
+        room = max(self.max_people - sum(map(self._shows, self._tracks)), 0)
+        brought = [(one, one.detector_score) for one in newcomers if one.detector_score is not None]
+        brought = sorted(brought, key=lambda pair: -pair[0].mean * pair[1])[:room]
         for one, score in brought:
             self._tracks.append(_Track(self._next_id, one, time_s, score))
             self._next_id += 1

@@ -235,6 +235,41 @@ def test_known_people_come_before_new_ones_where_there_is_room_for_few():
     assert [(person.id, whose(person, world, 0.1)) for person in step(tracker, world, 0.1)] == [(1, 1)]
 
 
+def one_frame(tracker: Tracker, detector_scores: list[float], sure: list[float], time_s: float = 0.0):
+    """People side by side, one for each of the detector's scores, whose keypoints are as sure as `sure` says."""
+    world = World(*(Walker(20 + 200 * index) for index in range(len(sure))))
+    regions = tracker.regions(time_s, world.detect(time_s)[0], np.array(detector_scores))
+    keypoints, scores = world.poses(time_s, regions.boxes_xyxy)
+    for row, box in enumerate(regions.boxes_xyxy):
+        scores[row] = sure[int(box[0]) // 200]
+    people = tracker.update(time_s, IMAGE_WH, regions, keypoints, scores)
+    return [whose(person, world, time_s) for person in people]
+
+
+def test_where_there_is_room_for_one_it_is_the_surest_person_not_the_detectors_first_box():
+    assert one_frame(Tracker(max_people=1), [0.9, 0.7], [0.2, 0.9]) == [1]
+    assert one_frame(Tracker(max_people=1), [0.9, 0.3], [0.5, 0.6]) == [0], "the detector's word counts, too"
+
+
+def test_who_is_not_shown_takes_nobodys_place():
+    tracker = Tracker(max_people=1, min_score=0.5)
+    assert one_frame(tracker, [0.9], [0.3]) == []
+    assert one_frame(tracker, [0.9, 0.7], [0.3, 0.9], 0.1) == [1]
+
+
+def test_fewer_places_are_left_to_the_surest():
+    tracker = Tracker(max_people=3)
+    assert one_frame(tracker, [0.9] * 3, [0.5, 0.9, 0.7]) == [1, 2, 0]
+    tracker.max_people = 2
+    assert one_frame(tracker, [0.9] * 3, [0.5, 0.9, 0.7], 0.1) == [1, 2]
+
+
+def test_a_frame_costs_no_more_than_max_regions_whatever_the_detector_says():
+    world = World(Walker(20), Walker(220), Walker(420))
+    regions = Tracker(max_people=1, max_regions=2).regions(0.0, *world.detect(0.0))
+    assert len(regions.boxes_xyxy) == len(regions.detector_scores) == 2
+
+
 def test_a_region_that_holds_half_a_person_is_replaced_by_the_detection_of_the_whole():
     tracker, whole = Tracker(), Walker(200).box(0)
     half = whole - [0, 0, 0, 120]
