@@ -118,6 +118,7 @@ async def _for_client(request: Request, works: Sequence[Coroutine[Any, Any, T]])
     """The results of all `works`, side by side. The first error ends them all, and so does a client that leaves."""
     tasks = [asyncio.ensure_future(work) for work in works]
     results, gone = asyncio.gather(*tasks), asyncio.ensure_future(_disconnected(request))
+    results.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody else looks at it
     try:
         await asyncio.wait((results, gone), return_when=asyncio.FIRST_COMPLETED)
         if not results.done():
