@@ -1,4 +1,7 @@
-"""Two small ASGI middlewares: the body limit, and the record (request id, metrics, log line) of every request."""
+"""Two small ASGI middlewares: the body limit, and the record (request id, metrics, log line) of every request.
+
+And the answer to an error, which the record needs for those that nobody foresaw.
+"""
 
 import logging
 import re
@@ -6,15 +9,24 @@ import time
 import uuid
 from typing import Any
 
+import orjson
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import metrics
-from app.errors import TooLarge
+from app.errors import PoseError, TooLarge
 
 log = logging.getLogger("app.access")
 
 SAFE_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+
+
+def problem(error: PoseError) -> Response:
+    """The answer for `error`, counted."""
+    metrics.rejected.labels(error.reason).inc()
+    body = orjson.dumps(error.problem())
+    return Response(body, error.status, error.headers(), media_type="application/problem+json")
 
 
 class BodyLimit:
@@ -49,7 +61,10 @@ class BodyLimit:
 
 
 class Record:
-    """Gives every HTTP request an id (X-Request-ID), counts and times it, and writes one log line."""
+    """Gives every HTTP request an id (X-Request-ID), counts and times it, and writes one log line.
+
+    An error that nobody foresaw is answered here, not by the framework outside of this: so it has an id, too.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -72,23 +87,24 @@ class Record:
 
         try:
             await self._app(scope, receive, watched)
+        except Exception:
+            log.exception("internal error", extra={"id": request_id})
+            if status:  # too late to say anything else; the server cuts the connection
+                raise
+            answer = problem(PoseError("this is our mistake; the log has the details"))
+            await answer(scope, receive, watched)
         finally:
-            took_s = time.perf_counter() - started
-            endpoint = endpoint_of(scope, status)
-            metrics.requests.labels(endpoint, str(status or 499)).inc()  # 499: the client left before the answer
-            metrics.request_seconds.labels(endpoint).observe(took_s)
-            client = scope["client"][0] if scope.get("client") else None
-            log.info(
-                "request",
-                extra={
-                    "id": request_id,
-                    "client": client,
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "status": status,
-                    "ms": round(took_s * 1e3, 2),
-                },
-            )
+            _note(scope, request_id, status, time.perf_counter() - started)
+
+
+def _note(scope: Scope, request_id: str, status: int, took_s: float) -> None:
+    endpoint = endpoint_of(scope, status)
+    metrics.requests.labels(endpoint, str(status or 499)).inc()  # 499: the client left before the answer
+    metrics.request_seconds.labels(endpoint).observe(took_s)
+    client = scope["client"][0] if scope.get("client") else None
+    ms = round(took_s * 1e3, 2)
+    fields = {"method": scope["method"], "path": scope["path"], "status": status, "ms": ms}
+    log.info("request", extra={"id": request_id, "client": client, **fields})
 
 
 def endpoint_of(scope: Scope, status: int) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -17,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import health, metrics, routes
 from app.access import RateLimit
 from app.errors import BadParameter, PoseError
-from app.limits import BodyLimit, Record
+from app.limits import BodyLimit, Record, problem
 from app.pipeline import Pipeline
 from app.settings import Settings
 from app.stream import router as stream_router
@@ -40,7 +39,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _bug)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Record)
     app.add_middleware(OneLineStart)
@@ -57,13 +55,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.watch_gpu()
     yield
     await pipeline.close()
-
-
-def problem(error: PoseError) -> Response:
-    """The answer for `error`, counted."""
-    metrics.rejected.labels(error.reason).inc()
-    body = orjson.dumps(error.problem())
-    return Response(body, error.status, error.headers(), media_type="application/problem+json")
 
 
 async def _pose_error(request: Request, error: Any) -> Response:
@@ -89,10 +80,6 @@ async def _http_error(request: Request, error: Any) -> Response:
 async def _gone(request: Request, error: Exception) -> Response:
     metrics.rejected.labels("disconnected").inc()
     return Response(status_code=499)  # for the log: nobody is there to read it
-
-
-async def _bug(request: Request, error: Exception) -> Response:
-    return problem(PoseError("this is our mistake; the log has the details"))
 
 
 class OneLineStart:

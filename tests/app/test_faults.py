@@ -1,0 +1,56 @@
+"""What goes wrong on our side, or in the middle of a request: answered, logged once, and nothing left behind."""
+
+import gc
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from conftest import running
+from test_bad_input import PERSON, Held, assert_problem, refused_while_busy, settings
+
+
+def test_a_bug_of_ours_is_a_500_with_an_id_counted_and_logged(
+    tiny_models: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(data: bytes) -> None:
+        raise RuntimeError("secret path /root")
+
+    caplog.set_level("INFO", "app.access")
+    with running(settings(tiny_models)) as server:
+        server.app.state.pipeline.decode = broken
+        before = [server.metric("pose_requests_total", endpoint="/pose", code=code) for code in ("500", "499")]
+        with refused_while_busy(server, "internal"):
+            answer = server.client.post("/pose", content=PERSON, headers={"x-request-id": "bug-1"})
+        assert_problem(answer, 500)
+        assert "secret" not in answer.text and answer.headers["x-request-id"] == "bug-1"
+        after = [server.metric("pose_requests_total", endpoint="/pose", code=code) for code in ("500", "499")]
+        assert after == [before[0] + 1, before[1]]
+    traceback, line = (record for record in caplog.records if getattr(record, "id", "") == "bug-1")
+    assert traceback.exc_info and "secret" in str(traceback.exc_info[1])
+    assert line.message == "request" and line.__dict__["status"] == 500
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
+
+
+def test_a_connection_outlives_a_bug_of_ours(tiny_models: dict[str, Path]) -> None:
+    async def broken(data: bytes) -> None:
+        raise RuntimeError
+
+    with running(settings(tiny_models)) as server:
+        server.app.state.pipeline.decode = broken
+        with closing(HTTPConnection(server.url.removeprefix("http://"), timeout=30)) as connection:
+            for path, status in (("/pose", 500), ("/livez", 405), ("/pose", 500)):
+                connection.request("POST", path, PERSON)
+                answer = connection.getresponse()
+                assert answer.read() and answer.status == status
+
+
+def test_a_deadline_leaves_no_complaint_of_the_event_loop(
+    tiny_models: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(settings(tiny_models, request_deadline_ms=200)) as server:
+        held = Held(server)
+        assert server.client.post("/pose", content=PERSON).status_code == 504
+        held.go.set()
+    gc.collect()
+    assert not [record.getMessage() for record in caplog.records if record.name == "asyncio"]
