@@ -94,8 +94,9 @@ async def pose(request: Request, parameters: Annotated[PoseParameters, Query()])
     if parameters.render == "jpeg" and len(pictures) > 1:
         raise BadParameter("render=jpeg takes one picture at a time")
     deadline = asyncio.get_running_loop().time() + settings.request_deadline_ms / 1000
+    room = asyncio.Semaphore(max(1, settings.max_waiting // settings.max_people))  # one request never fills the queue
     async with before(deadline):
-        answers = await _for_client(request, [estimate(pipeline, data, options, deadline) for data in pictures])
+        answers = await _for_client(request, [estimate(pipeline, data, options, deadline, room) for data in pictures])
     if parameters.render == "jpeg":
         image, result = answers[0]
         drawn = await asyncio.to_thread(lambda: render.to_jpeg(render.draw(image, result.people)))
@@ -103,13 +104,17 @@ async def pose(request: Request, parameters: Annotated[PoseParameters, Query()])
     return json_response(_shaped(answers, parameters.format, pipeline.networks))
 
 
-async def estimate(pipeline: Pipeline, data: bytes, options: Options, deadline: float) -> tuple[Image, People]:
-    """One picture from its bytes to its people; `timing_ms` has each stage and the total."""
-    started = time.perf_counter()
-    image = await pipeline.decode(data)
-    decoded = time.perf_counter()
-    result = await pipeline.people(image, options, deadline)
-    total_ms = (time.perf_counter() - started) * 1e3
+async def estimate(
+    pipeline: Pipeline, data: bytes, options: Options, deadline: float, room: asyncio.Semaphore
+) -> tuple[Image, People]:
+    """One picture from its bytes to its people, once there is `room`; `timing_ms` has each stage and the total."""
+    arrived = time.perf_counter()
+    async with room:
+        started = time.perf_counter()
+        image = await pipeline.decode(data)
+        decoded = time.perf_counter()
+        result = await pipeline.people(image, options, deadline)
+    total_ms = (time.perf_counter() - arrived) * 1e3
     timing_ms = {"decode": (decoded - started) * 1e3, **result.timing_ms, "total": total_ms}
     return image, People(result.people, timing_ms)
 

@@ -6,7 +6,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from conftest import running
+from conftest import encoded, picture, running
 from test_bad_input import PERSON, Held, assert_problem, refused_while_busy, settings
 
 
@@ -54,3 +54,13 @@ def test_a_deadline_leaves_no_complaint_of_the_event_loop(
         held.go.set()
     gc.collect()
     assert not [record.getMessage() for record in caplog.records if record.name == "asyncio"]
+
+
+def test_as_many_pictures_as_allowed_are_answered_by_an_idle_service_with_a_short_queue(
+    tiny_models: dict[str, Path],
+) -> None:
+    two_people = encoded(picture(boxes=((10, 20, 34, 70), (80, 12, 104, 60))))
+    with running(settings(tiny_models, max_images=8, max_people=2, max_waiting=4)) as server:
+        answer = server.client.post("/pose", files=[("image", ("a.png", two_people))] * 8)
+        assert answer.status_code == 200, answer.text
+        assert [len(result["people"]) for result in answer.json()["results"]] == [2] * 8
