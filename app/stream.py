@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app import metrics
 from app.door import End, Sessions, admit
-from app.errors import BadParameter, ClientError, Draining, ModelError, PoseError
+from app.errors import BadParameter, ClientError, DeadlinePassed, Draining, ModelError, PoseError
 from app.formats import native_person
 from app.geometry import Image
 from app.pipeline import Person, Pipeline
@@ -205,6 +205,8 @@ class Session:
         started = time.perf_counter()
         left_s = self._settings.request_deadline_ms / 1000 - (started - frame.received_s)
         deadline = asyncio.get_running_loop().time() + left_s
+        if left_s <= 0:
+            raise DeadlinePassed()
         image = await self._pipeline.decode(frame.data)
         decoded = time.perf_counter()
         people, timing_ms = await self._follow(image, frame.received_s, deadline)

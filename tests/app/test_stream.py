@@ -1,5 +1,6 @@
 """The stream, against a real server on a real port, with the tiny networks of tests/tiny.py."""
 
+import asyncio
 import base64
 import json
 import socket
@@ -233,6 +234,36 @@ def test_a_failing_network_is_an_error_message_and_the_stream_goes_on(serve):
         assert ask(stream, ONE)["error"]["status"] == 500
         batcher._run = run
         assert [person["id"] for person in ask(stream, ONE)["people"]] == [1]
+
+
+def test_a_frame_that_waited_too_long_is_an_error_message_and_the_stream_goes_on(serve):
+    server = serve()
+    pipeline, settings = server.app.state.pipeline, server.app.state.settings
+    release, decoding, decode = threading.Event(), [], pipeline.decode
+    overloaded = server.metric("pose_stream_frames_total", outcome="overloaded")
+    refused = server.metric("pose_rejected_total", reason="deadline")
+
+    async def held(data):
+        decoding.append(data)
+        await asyncio.to_thread(release.wait, 20)
+        return await decode(data)
+
+    pipeline.decode = held
+    with open_stream(server) as stream:
+        stream.send(b"GIF89a")
+        assert eventually(lambda: decoding == [b"GIF89a"])
+        usual_ms = settings.request_deadline_ms
+        vars(settings)["request_deadline_ms"] = 0  # frozen, and rightly so: any wait is too long from here on
+        stream.send(ONE)
+        stream.ping().wait(20)  # the pong says that the second frame waits
+        release.set()
+        late = [answer(stream), answer(stream)]
+        assert [(found["frame"], found["error"]["status"]) for found in late] == [(0, 415), (1, 504)]
+        assert decoding == [b"GIF89a"], "no work is done on a frame that is too old already"
+        vars(settings)["request_deadline_ms"] = usual_ms
+        assert [person["id"] for person in ask(stream, ONE)["people"]] == [1]
+    assert server.metric("pose_stream_frames_total", outcome="overloaded") == overloaded + 1
+    assert server.metric("pose_rejected_total", reason="deadline") == refused + 1
 
 
 # --- who may come in ------------------------------------------------------------------------------------------------
