@@ -1,6 +1,7 @@
 """Health and models, under the common names and the Open Inference Protocol's."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
@@ -10,20 +11,32 @@ from app.pipeline import Pipeline
 from app.routes import json_response
 
 router = APIRouter()
+Answer = TypeVar("Answer", bound=Callable[..., Any])
 
 DATATYPES = {"uint8": "UINT8", "float32": "FP32", "float16": "FP16"}
 
 
-@router.get("/livez")
-@router.get("/v2/health/live")
+def probe(path: str, **documented: Any) -> Callable[[Answer], Answer]:
+    """Answers GET and HEAD at `path`: load balancers like to ask with HEAD."""
+
+    def register(answer: Answer) -> Answer:
+        router.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)(answer)
+        router.get(path, **documented)(answer)  # for the OpenAPI document, which wants one method a name
+        return answer
+
+    return register
+
+
+@probe("/livez")
+@probe("/v2/health/live")
 async def live() -> dict[str, bool]:
     """The process answers."""
     return {"live": True}
 
 
-@router.get("/readyz", responses={503: {"description": "Not ready"}})
-@router.get("/healthz", responses={503: {"description": "Not ready"}})
-@router.get("/v2/health/ready", responses={503: {"description": "Not ready"}})
+@probe("/readyz", responses={503: {"description": "Not ready"}})
+@probe("/healthz", responses={503: {"description": "Not ready"}})
+@probe("/v2/health/ready", responses={503: {"description": "Not ready"}})
 async def ready(request: Request) -> Response:
     """Whether every network is loaded, warmed and working, and on which execution provider each really runs."""
     pipeline: Pipeline = request.app.state.pipeline
