@@ -34,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(stream_router)
     # The page answers what no route does. Mounted at "/" it would also take GET /pose, which is a 405.
-    app.router.default = StaticFiles(directory=PAGE, html=True)
+    app.router.default = Page(directory=PAGE, html=True)
     app.add_exception_handler(PoseError, _pose_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
@@ -80,6 +80,16 @@ async def _http_error(request: Request, error: Any) -> Response:
 async def _gone(request: Request, error: Exception) -> Response:
     metrics.rejected.labels("disconnected").inc()
     return Response(status_code=499)  # for the log: nobody is there to read it
+
+
+class Page(StaticFiles):
+    """The page's files, for those who read: whatever else is asked of a path without a route, it is unknown."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
+            await super().__call__(scope, receive, send)
+        else:
+            await scope["app"].router.not_found(scope, receive, send)
 
 
 class OneLineStart:
