@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -85,6 +86,7 @@ async def pose(request: Request, parameters: Annotated[PoseParameters, Query()])
     """The people in one or several pictures: 17 COCO keypoints each, in pixels of the upright picture."""
     settings: Settings = request.app.state.settings
     pipeline: Pipeline = request.app.state.pipeline
+    refuse_repeated(request)
     options = parameters.options(settings)
     try:
         async with asyncio.timeout(settings.body_timeout_s):
@@ -102,6 +104,14 @@ async def pose(request: Request, parameters: Annotated[PoseParameters, Query()])
         drawn = await asyncio.to_thread(lambda: render.to_jpeg(render.draw(image, result.people)))
         return Response(drawn, media_type="image/jpeg")
     return json_response(_shaped(answers, parameters.format, pipeline.networks))
+
+
+def refuse_repeated(request: Request) -> None:
+    """Raises BadParameter where an option is given twice: the framework would quietly take the last one."""
+    times = Counter(name for name, _ in request.query_params.multi_items())
+    repeated = [name for name, count in times.items() if count > 1]
+    if repeated:
+        raise BadParameter(f"{', '.join(repeated)}: given more than once")
 
 
 async def estimate(

@@ -6,7 +6,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from conftest import encoded, picture, running
+from conftest import Server, encoded, picture, running
 from test_bad_input import PERSON, Held, assert_problem, refused_while_busy, settings
 
 
@@ -64,3 +64,28 @@ def test_as_many_pictures_as_allowed_are_answered_by_an_idle_service_with_a_shor
         answer = server.client.post("/pose", files=[("image", ("a.png", two_people))] * 8)
         assert answer.status_code == 200, answer.text
         assert [len(result["people"]) for result in answer.json()["results"]] == [2] * 8
+
+
+@pytest.mark.parametrize(
+    "query", ["boxes=0,0,9,9&boxes=1,1,9,9", "max_people=1&max_people=2", "render=json&render=json"]
+)
+def test_an_option_given_twice_is_refused_by_its_name(server: Server, query: str) -> None:
+    assert_problem(server.client.post(f"/pose?{query}", content=PERSON), 422, query.partition("=")[0])
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "GET", "HEAD"])
+def test_an_unknown_path_is_unknown_to_every_method(server: Server, method: str) -> None:
+    answer = server.client.request(method, "/no/such/path")
+    assert answer.status_code == 404
+    if method != "HEAD":
+        assert_problem(answer, 404)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"])
+def test_a_probe_may_ask_for_the_head_alone(server: Server, path: str) -> None:
+    answer = server.client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    wrong = server.client.post(path)
+    assert_problem(wrong, 405)
+    assert set(wrong.headers["allow"].split(", ")) == {"GET", "HEAD"}
+    assert list(server.client.get("/openapi.json").json()["paths"][path]) == ["get"]
