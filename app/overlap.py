@@ -29,12 +29,16 @@ def _shared(boxes: Array, others: Array) -> tuple[Array, Array, Array]:
     return (high - low).clip(0).prod(axis=-1), areas[:, None], other_areas[None]
 
 
-def oks(keypoints: Array, others: Array, seen: NDArray[np.bool_], size_px: float) -> float:
-    """Object keypoint similarity, 0..1, of two poses (17, 2) over the points that are `seen` (17,) in both.
+def oks(
+    keypoints: NDArray[np.floating], others: NDArray[np.floating], seen: NDArray[np.bool_], size_px: Array | float
+) -> Array:
+    """Object keypoint similarity (...), 0..1, of a pose (17, 2) to others (..., 17, 2) over the points `seen` (17,).
 
-    `size_px` is the square root of the person's area. With no point in common it is 0. After COCO's evaluation code.
+    `size_px` (...) is the square root of the person's area. With no point in common it is 0. After COCO's evaluation
+    code.
     """
     if not seen.any():
-        return 0.0
-    squared = ((keypoints - others)[seen] ** 2).sum(axis=-1)
-    return float(np.exp(-squared / (2 * (2 * OKS_SIGMAS[seen] * size_px) ** 2)).mean())
+        return np.zeros(others.shape[:-2])
+    squared = ((keypoints - others)[..., seen, :] ** 2).sum(axis=-1)  # (..., seen)
+    spread = 2 * OKS_SIGMAS[seen] * np.asarray(size_px)[..., None]
+    return np.asarray(np.exp(-squared / (2 * spread**2)).mean(axis=-1))

@@ -3,9 +3,11 @@
 import numpy as np
 
 from app.geometry import Floats
-from app.skeleton import OKS_SIGMAS
+from app.overlap import oks
+from app.skeleton import KEYPOINT_NAMES
 
 SAME_PERSON_OKS = 0.75
+EVERY_KEYPOINT = np.ones(len(KEYPOINT_NAMES), bool)
 
 
 def person_scores(keypoint_scores: Floats, detector_scores: Floats | None = None) -> Floats:
@@ -14,23 +16,16 @@ def person_scores(keypoint_scores: Floats, detector_scores: Floats | None = None
     return np.asarray(mean if detector_scores is None else mean * detector_scores, np.float32)
 
 
-def oks(keypoints: Floats, other: Floats, areas: Floats) -> Floats:
-    """Object keypoint similarity, 0..1, of `keypoints` (17, 2) to each of `other` (N, 17, 2) of `areas` (N,) pixels."""
-    squared = ((other - keypoints) ** 2).sum(-1)  # (N, 17)
-    spread = 2 * (2 * OKS_SIGMAS) ** 2 * np.maximum(areas, 1.0)[:, None]
-    return np.asarray(np.exp(-squared / spread).mean(-1), np.float32)
-
-
 def distinct(keypoints: Floats, scores: Floats, boxes_xyxy: Floats) -> list[int]:
     """Indices, best `scores` (N,) first, of people whose pose is not that of a better one: OKS below SAME_PERSON_OKS.
 
     The area is the smaller of the two boxes', so that a person inside the box of another is not taken for that one.
     """
     sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
-    areas = sides.prod(-1)
+    sizes_px = np.sqrt(sides.prod(-1).clip(1))
     kept: list[int] = []
     for index in np.argsort(-scores, kind="stable").tolist():
-        smaller = np.minimum(areas[kept], areas[index])
-        if not kept or oks(keypoints[index], keypoints[kept], smaller).max() < SAME_PERSON_OKS:
+        smaller = np.minimum(sizes_px[kept], sizes_px[index])
+        if not kept or oks(keypoints[index], keypoints[kept], EVERY_KEYPOINT, smaller).max() < SAME_PERSON_OKS:
             kept.append(index)
     return kept

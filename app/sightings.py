@@ -107,4 +107,4 @@ def pose_fit(one: Skeleton, other: Skeleton) -> float:
     both = one.seen & other.seen
     if both.sum() < FEWEST_SEEN:
         return 0.0
-    return oks(one.keypoints, other.keypoints, both, min(size_px(one.box_xyxy), size_px(other.box_xyxy)))
+    return float(oks(one.keypoints, other.keypoints, both, min(size_px(one.box_xyxy), size_px(other.box_xyxy))))

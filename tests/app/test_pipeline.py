@@ -12,8 +12,9 @@ import tiny
 from conftest import encoded, picture
 
 from app.errors import BadImage, DeadlinePassed, Draining, StartError
+from app.overlap import oks
 from app.pipeline import Options, Pipeline
-from app.scoring import distinct, oks, person_scores
+from app.scoring import EVERY_KEYPOINT, distinct, person_scores
 from app.settings import Settings
 
 T = TypeVar("T")
@@ -138,8 +139,7 @@ def test_networks_in_each_others_place_stop_the_start(tiny_models: dict[str, Pat
 
 
 def test_oks_is_one_for_the_same_pose_and_falls_with_distance() -> None:
-    areas = np.full(3, 1e4, np.float32)
-    similar = oks(POSE, np.stack([POSE, POSE + 3, POSE + 100]), areas)
+    similar = oks(POSE, np.stack([POSE, POSE + 3, POSE + 100]), EVERY_KEYPOINT, np.full(3, 100.0))
     assert similar[0] == pytest.approx(1) and 1 > similar[1] > 0.5 and similar[2] < 0.01
 
 
@@ -150,7 +150,7 @@ def test_oks_agrees_with_cocos_definition() -> None:
     terms = []
     for (x1, y1), (x2, y2), sigma in zip(POSE, other, OKS_SIGMAS, strict=True):
         terms.append(np.exp(-((x1 - x2) ** 2 + (y1 - y2) ** 2) / (2 * area * (2 * sigma) ** 2)))
-    assert oks(POSE, other[None], np.float32([area]))[0] == pytest.approx(np.mean(terms), rel=1e-4)
+    assert oks(POSE, other[None], EVERY_KEYPOINT, np.sqrt([area]))[0] == pytest.approx(np.mean(terms), rel=1e-4)
 
 
 def test_of_a_person_found_twice_the_better_stays() -> None:
