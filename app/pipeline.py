@@ -59,7 +59,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Options:
-    """What a client may choose. `min_score` None: the detector's own threshold. `boxes_xyxy` (N, 4) skips detection."""
+    """What a client may choose. `min_score` None: the service's. `boxes_xyxy` (N, 4) skips detection."""
 
     max_people: int
     min_score: float | None = None
@@ -145,7 +145,7 @@ class Pipeline:
         scores = person_scores(poses.scores, detections.scores)
         kept = distinct(poses.keypoints, scores, detections.boxes_xyxy)
         people = _people(detections.boxes_xyxy, poses, scores)
-        least = options.min_score or 0.0
+        least = self._settings.min_score if options.min_score is None else options.min_score
         found = tuple(people[index] for index in kept if people[index].score >= least)[: options.max_people]
         metrics.people_per_image.observe(len(found))
         queue_ms = detections.queue_ms + poses.queue_ms

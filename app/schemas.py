@@ -22,9 +22,7 @@ class PoseParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     max_people: int | None = Field(None, ge=1, description="at most this many people, the surest first")
-    min_score: Share | None = Field(
-        None, description="nobody with a smaller score; by default the detector's own threshold on what it finds"
-    )
+    min_score: Share | None = Field(None, description="nobody with a smaller score; by default POSE_MIN_SCORE")
     boxes: str | None = Field(
         None,
         description="x1,y1,x2,y2;... in pixels: skips detection and gives exactly one person per box, in this order",

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.overlap import Array, iou, nesting, oks
+from app.scoring import skeleton_score
 
 # Networks differ in how high they score: what counts is a score beside the other scores of the same person.
 SEEN_SHARE = 0.5  # a keypoint below this share of the person's better ones says nothing about where the person is
@@ -50,8 +51,8 @@ class Skeleton:
 
     @property
     def mean(self) -> float:
-        """The mean score of the keypoints, 0..1."""
-        return float(self.scores.mean())
+        """How sure the pose network is of this skeleton, 0..1."""
+        return float(skeleton_score(self.scores))
 
 
 def skeletons(

@@ -37,7 +37,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     max_people: Annotated[int, Field(ge=1)] | None = None  # null: the service's limit
-    min_score: Share | None = None  # null: the detector's own threshold
+    min_score: Share | None = None  # null: the service's
     detect_every: Annotated[int, Field(ge=1, le=10_000)] | None = None  # frames; null: the service's default
     smoothing: bool = True
     detect: bool = False  # true: the next frame goes through the detector
@@ -177,7 +177,7 @@ class Session:
     def _apply(self, options: StreamOptions) -> None:
         self._options = options.model_copy(update={"detect": False})
         self._tracker.max_people = options.max_people or self._settings.max_people
-        self._tracker.min_score = options.min_score or 0.0
+        self._tracker.min_score = self._settings.min_score if options.min_score is None else options.min_score
         self._tracker.detect_every_frames = options.detect_every or self._settings.stream_detect_every_frames
         self._tracker.smoothing = options.smoothing
         if options.detect:

@@ -140,7 +140,7 @@ def _scored(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:
         scores: dict[str, Any] = {f"oks_share/{source}": round(value, 4) for source, (_, value) in table.items()}
         return {"scores": scores | {"command": "okdhp evaluate"}}
     row = detector_table(network, dataset)
-    return {"scores": row | {"command": "okdhp evaluate"}, "min_score": row["threshold"]}
+    return {"scores": row | {"command": "okdhp evaluate"}, "min_score": row["candidates_threshold"]}
 
 
 def run_evaluate(data: Path, split: str, pose: Path, detector: Path | None, limit: int | None) -> None:

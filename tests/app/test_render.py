@@ -35,7 +35,7 @@ def test_left_and_right_have_their_own_colours() -> None:
 
 def test_keypoints_of_low_score_are_not_drawn() -> None:
     image = picture(100, 100)
-    np.testing.assert_array_equal(draw(image, [person(score=0.1)]), image)
+    np.testing.assert_array_equal(draw(image, [person(score=0.05)]), image)
 
 
 def test_larger_people_get_thicker_lines() -> None:

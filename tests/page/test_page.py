@@ -15,6 +15,7 @@ from conftest import Server, encoded, picture, running
 from app.main import create_app
 from app.settings import Settings
 from app.skeleton import KEYPOINT_NAMES, LIMBS
+from app.websocket import WebSocketProtocol
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need the package playwright")
 expect = playwright.expect
@@ -213,7 +214,7 @@ def test_a_hidden_tab_sends_nothing_and_goes_on_when_shown(open_page, tiny_model
 @contextmanager
 def serving_on(port: int, settings: Settings) -> Iterator[int]:
     """The service on this port (0: a free one) until the block ends."""
-    config = uvicorn.Config(create_app(settings), port=port, log_level="warning", ws="websockets-sansio")
+    config = uvicorn.Config(create_app(settings), port=port, log_level="warning", ws=WebSocketProtocol)
     server, socket = uvicorn.Server(config), config.bind_socket()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
