@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import running
+from serving import running
 
 from app.settings import Settings
 

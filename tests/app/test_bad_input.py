@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server, encoded, picture, running
+from serving import Server, encoded, picture, running
 from test_images import png_claiming
 
 from app.settings import Settings

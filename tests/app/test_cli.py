@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import encoded, picture
+from serving import encoded, picture
 from typer.testing import CliRunner
 
 from app.cli import app

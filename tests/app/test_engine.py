@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import tiny
-from conftest import picture
+from serving import picture
 
 from app.engine import Engine, available_cpus, buckets
 from app.errors import ModelError, StartError

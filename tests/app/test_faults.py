@@ -6,7 +6,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from conftest import Server, encoded, picture, running
+from serving import Server, encoded, picture, running
 from test_bad_input import PERSON, Held, assert_problem, refused_while_busy, settings
 
 

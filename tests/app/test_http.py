@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import tiny
-from conftest import Server, encoded, picture, running
+from serving import Server, encoded, picture, running
 
 from app.schemas import PoseAnswer, PoseAnswers
 from app.settings import Settings

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import Server
+from serving import Server
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = {

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny
-from conftest import encoded, picture
+from serving import encoded, picture
 
 from app.errors import BadImage, DeadlinePassed, Draining, StartError
 from app.overlap import oks

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import encoded, running
+from serving import encoded, running
 from skimage import data
 
 from app.settings import Settings

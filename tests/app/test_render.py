@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import picture
+from serving import picture
 
 from app.pipeline import Person
 from app.render import LEFT, MIDDLE, RIGHT, draw, to_jpeg

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from conftest import Server, encoded, picture, running
+from serving import Server, encoded, picture, running
 
 from app.main import create_app
 from app.settings import Settings

@@ -1,0 +1,73 @@
+"""A real server on a real port, and pictures of bright "people" for the tiny networks."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import uvicorn
+from numpy.typing import NDArray
+
+from app.main import create_app
+from app.settings import Settings
+from app.websocket import WebSocketProtocol
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running service: its address, its application, and a client for it."""
+
+    url: str
+    app: Any
+    client: httpx.Client
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample of /metrics; 0 when it was never counted."""
+        wanted = {f'{key}="{value}"' for key, value in labels.items()}
+        for line in self.client.get("/metrics").text.splitlines():
+            sample, _, value = line.rpartition(" ")
+            if sample.partition("{")[0] == name and wanted <= set(sample.partition("{")[2].rstrip("}").split(",")):
+                return float(value)
+        return 0.0
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[Server]:
+    """The service on a free port, in a thread, until the block ends."""
+    app = create_app(settings)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws=WebSocketProtocol)
+    server = uvicorn.Server(config)
+    socket = config.bind_socket()
+    socket.listen()  # so that a first request finds a queue even before the server takes it over
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
+    thread.start()
+    while not server.started and thread.is_alive():
+        thread.join(0.005)
+    assert server.started, "the service did not start"
+    url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            yield Server(url, app, client)
+    finally:
+        server.should_exit = True
+        thread.join()
+        socket.close()
+
+
+def picture(width: int = 120, height: int = 90, boxes: tuple[tuple[int, int, int, int], ...] = ()) -> NDArray[np.uint8]:
+    """A dark picture (height, width, 3) with a white rectangle, a tiny network's idea of a person, for each box."""
+    image = np.full((height, width, 3), 30, np.uint8)
+    for x1, y1, x2, y2 in boxes:
+        image[y1:y2, x1:x2] = 255
+    return image
+
+
+def encoded(image: NDArray[np.uint8], extension: str = ".png") -> bytes:
+    """`image` as a PNG, JPEG or WebP file."""
+    ok, data = cv2.imencode(extension, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    assert ok
+    return data.tobytes()
