@@ -1,6 +1,7 @@
 """How sure we are of a person, and when two found people are one."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.geometry import Floats
 from app.overlap import oks
@@ -16,7 +17,7 @@ def person_scores(keypoint_scores: Floats, detector_scores: Floats | None = None
     return np.asarray(skeletons if detector_scores is None else skeletons * detector_scores, np.float32)
 
 
-def skeleton_score(keypoint_scores: Floats) -> Floats:
+def skeleton_score(keypoint_scores: NDArray[np.floating]) -> Floats:
     """The mean (...) of the better half of a person's keypoint scores (..., 17): half a person is one, too.
 
     Measured on val.json's COCO pictures, it tells people from background better than the mean over all keypoints.

@@ -22,6 +22,7 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 def session_of(path: Path, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or idle threads slow the next network's turn
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
