@@ -26,10 +26,15 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Channels at strides 16, 8 (and 4) on the way up, and convolutions at each; three widths end at stride 4."""
+    """Channels at strides 16, 8 (and 4) on the way up, and convolutions at each; three widths end at stride 4.
+
+    shuffle: a pose head predicts shuffle x shuffle heatmap cells at each place, so that two widths and a shuffle of 2
+    end at stride 4 too, without convolutions at that costly resolution (sub-pixel convolution: Shi et al., CVPR 2016).
+    """
 
     widths: tuple[int, ...] = (96, 64, 32)
     depth: int = 1
+    shuffle: int = 1
 
 
 class Encoder(nn.Module):
@@ -87,17 +92,22 @@ class Decoder(nn.Module):
 
 
 class PoseBranch(nn.Module):
-    """One pose estimator on the shared encoder: heatmaps (B, num_keypoints, H/4, W/4), about 0..1."""
+    """One pose estimator on the shared encoder: heatmaps (B, num_keypoints, H/s, W/s), about 0..1.
+
+    s is the decoder's stride over config.shuffle: 4 for three widths, and for two with a shuffle of 2.
+    """
 
     def __init__(self, config: DecoderConfig, encoder: EncoderConfig, num_keypoints: int = 17) -> None:
         super().__init__()
         self.decoder = Decoder(config, encoder)
-        self.head = nn.Conv2d(config.widths[-1], num_keypoints, 1)
+        self.head = nn.Conv2d(config.widths[-1], num_keypoints * config.shuffle**2, 1)
+        self.shuffle = config.shuffle
         nn.init.normal_(self.head.weight, std=0.001)
         nn.init.zeros_(_bias(self.head))
 
     def forward(self, features: tuple[Tensor, ...]) -> BranchOutput:
-        return BranchOutput(final=self.head(self.decoder(features)))
+        heatmaps = self.head(self.decoder(features))
+        return BranchOutput(final=F.pixel_shuffle(heatmaps, self.shuffle) if self.shuffle > 1 else heatmaps)
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:

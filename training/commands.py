@@ -67,9 +67,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def wants_amp(choice: str, device: torch.device) -> bool:
-    """bfloat16 for auto|on|off: on every CUDA device, and on CPUs whose matrix units (AMX) make it the faster type."""
+    """bfloat16 for auto|on|off: on every CUDA device, and on CPUs with instructions that make it the faster type."""
     if choice == "auto":
-        return device.type == "cuda" or "amx_bf16" in _cpu_flags()
+        return device.type == "cuda" or any(flag in _cpu_flags() for flag in ("amx_bf16", "avx512_bf16"))
     return choice == "on"
 
 

@@ -29,11 +29,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Branch:
-    """One branch: its decoder's channels from coarse to fine, and convolutions per level; `stacks` for an hourglass."""
+    """One branch: its decoder's channels from coarse to fine, and convolutions per level; `stacks` for an hourglass.
+
+    shuffle: the student's head predicts shuffle x shuffle heatmap cells at each place (model.student.DecoderConfig).
+    """
 
     name: str
     widths: tuple[int, ...] = (96, 64, 32)
     depth: int = 1
+    shuffle: int = 1
     stacks: int = 1  # of its own, after the shared ones
 
 
@@ -94,6 +98,7 @@ class Recipe:
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     warmup_epochs: float = 0.3
+    cooldown: float = 1.0  # share of the run, at its end, in which the learning rate falls to zero along a cosine
     ema_decay: float = 0.999
     sigma: float = 2.0  # of the target Gaussian, in heatmap cells at the last stage's size
     ensemble_weight: float = 1.0
@@ -120,6 +125,7 @@ class Recipe:
         _require(self.fau in get_args(FauForm), f"fau must be one of {get_args(FauForm)}, got {self.fau!r}")
         _require(0 <= self.holdout < 0.5, f"holdout must be in [0, 0.5), got {self.holdout}")
         _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
+        _require(0 < self.cooldown <= 1, f"cooldown must be in (0, 1], got {self.cooldown}")
         self._check_network()
         self._check_distillation()
         step = 64 if self.network == "hourglass" else 32
@@ -144,8 +150,13 @@ class Recipe:
             return
         _require(self.hourglass == Hourglass(), f"[hourglass] is set, but the network is {name}")
         _require(all(branch.stacks == 1 for branch in self.branches), f"stacks are an hourglass's, not {name}'s")
+        student_pose = name == "student" and self.task == "pose"
+        for branch in self.branches:
+            possible = branch.shuffle == 1 or (student_pose and branch.shuffle in (2, 4))
+            _require(possible, f"shuffle is 1, or for the student's pose branches 2 or 4, got {branch}")
+        strides = {2 ** -len(branch.widths) / branch.shuffle for branch in self.branches}
+        _require(len(strides) == 1, "all branches must end at one resolution: give each the same widths and shuffle")
         levels = {len(branch.widths) for branch in self.branches}
-        _require(len(levels) == 1, "all branches must end at one resolution: give each the same number of widths")
         _require(1 <= min(levels) <= 3, "a branch has 1 to 3 widths: it ends at stride 16, 8 or 4")
         for branch in self.branches:
             least = 0 if name == "student" else 1

@@ -29,7 +29,7 @@ def build_model(recipe: Recipe, num_keypoints: int = NUM_KEYPOINTS) -> OKDHP:
 def _student(recipe: Recipe, num_keypoints: int) -> Parts:
     encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths)
     branches: dict[str, nn.Module] = {
-        branch.name: PoseBranch(DecoderConfig(branch.widths, branch.depth), encoder, num_keypoints)
+        branch.name: PoseBranch(DecoderConfig(branch.widths, branch.depth, branch.shuffle), encoder, num_keypoints)
         for branch in recipe.branches
     }
     return Encoder(encoder), branches

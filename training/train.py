@@ -82,7 +82,9 @@ def train(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if init is not None:
         start_from(model, init)
-    optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
+    optimiser = torch.optim.AdamW(
+        parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True
+    )
     taught_by = load_teacher(teacher, recipe, device) if teacher is not None else None
     run = Run(recipe, task, model, EMA(model, recipe.ema_decay), optimiser, group, device, amp, taught_by)
     state = Progress(run, out / "last.pt", about or {})
@@ -190,9 +192,10 @@ def held_pictures(image_ids: np.ndarray, share: float) -> np.ndarray:
 
 
 def learning_rate(recipe: Recipe, fraction: float, epochs_done: float) -> float:
-    """Linear warm-up, then a cosine to zero over the whole run; fraction 0..1 of all steps."""
+    """Linear warm-up, constant, then a cosine to zero over the run's last part; fraction 0..1 of all steps."""
     warmup = min(1.0, (epochs_done + 1e-3) / recipe.warmup_epochs) if recipe.warmup_epochs > 0 else 1.0
-    return recipe.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * fraction))
+    cooled = max(0.0, 1 - (1 - fraction) / recipe.cooldown)
+    return recipe.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * cooled))
 
 
 def parameter_groups(model: OKDHP, weight_decay: float) -> list[dict[str, Any]]:

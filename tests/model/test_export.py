@@ -35,8 +35,11 @@ def lived_in(model: OKDHP) -> OKDHP:
     return model.eval()
 
 
-def pose_model() -> OKDHP:
-    return lived_in(OKDHP(Encoder(CONFIG), {"a": PoseBranch(DecoderConfig((16, 16, 16)), CONFIG)}, 17))
+TO_STRIDE_4 = (DecoderConfig((16, 16, 16)), DecoderConfig((16, 16), shuffle=2))
+
+
+def pose_model(decoder: DecoderConfig = TO_STRIDE_4[0]) -> OKDHP:
+    return lived_in(OKDHP(Encoder(CONFIG), {"a": PoseBranch(decoder, CONFIG)}, 17))
 
 
 def detector_model() -> OKDHP:
@@ -59,9 +62,10 @@ def both(deployed: Deployed, path: Path, pictures: np.ndarray) -> tuple[list[np.
     return session.run(None, {session.get_inputs()[0].name: pictures}), ours
 
 
+@pytest.mark.parametrize("decoder", TO_STRIDE_4, ids=["convolutions", "shuffle"])
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_exported_pose_equals_torch(tmp_path: Path, count: int) -> None:
-    deployed = deploy(pose_model(), "a", "pose")
+def test_exported_pose_equals_torch(tmp_path: Path, count: int, decoder: DecoderConfig) -> None:
+    deployed = deploy(pose_model(decoder), "a", "pose")
     export_onnx(deployed, (128, 96), tmp_path / "pose.onnx")
     (keypoints, scores), (expected, expected_scores) = both(deployed, tmp_path / "pose.onnx", crops(count, (128, 96)))
     assert keypoints.shape == (count, 17, 2)

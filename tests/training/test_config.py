@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from training.config import Recipe, RecipeError, Stage, load_recipe, recipe_from_dict
+from training.pose_network import build_model
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
 GOOD = 'name = "x"\ntask = "pose"\n[[stages]]\nepochs = 1\nheight = 64\nwidth = 32\n'
@@ -51,6 +53,10 @@ def test_values_of_the_file_reach_the_recipe(tmp_path: Path) -> None:
         ("distillation = 'mutual'\n" + GOOD, "set fau"),
         ("distillation = 'mutual'\nfau = 'mean'\n" + GOOD + "[[branches]]\nname = 'a'\n", "at least two branches"),
         ("kd_ramp = 0\n" + GOOD, "kd_ramp must be above 0"),
+        ("cooldown = 0\n" + GOOD, "cooldown must be in (0, 1], got 0"),
+        (GOOD + "[[branches]]\nname = 'a'\nshuffle = 3\n", "shuffle is 1"),
+        (GOOD.replace("pose", "detector") + "[[branches]]\nname = 'a'\nshuffle = 2\n", "shuffle is 1"),
+        (GOOD + "[[branches]]\nname = 'a'\n[[branches]]\nname = 'b'\nshuffle = 2\n", "end at one resolution"),
         ("not toml", "Expected '='"),
     ],
 )
@@ -64,6 +70,14 @@ def test_a_wrong_recipe_is_refused_in_one_line_that_names_file_and_fault(
     assert "wrong.toml" in str(caught.value)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_branches_that_end_at_one_resolution_by_width_or_by_shuffle_are_one_network(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(GOOD + "[[branches]]\nname = 'a'\nwidths = [8, 8]\nshuffle = 2\n[[branches]]\nname = 'b'\n")
+    model = build_model(load_recipe(path)).eval()
+    shapes = {tuple(branch.final.shape) for branch in model(torch.rand(1, 3, 64, 32)).branches.values()}
+    assert shapes == {(1, 17, 16, 8)}
 
 
 def test_epochs_belong_to_stages_in_order() -> None:

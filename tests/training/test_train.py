@@ -137,6 +137,12 @@ def test_learning_rate_warms_up_and_ends_at_nothing() -> None:
     assert learning_rate(recipe, 1.0, 3.0) == pytest.approx(0.0)
 
 
+def test_learning_rate_stays_until_the_cooldown() -> None:
+    recipe = dataclasses.replace(POSE, learning_rate=1.0, warmup_epochs=0.0, cooldown=0.4)
+    rates = [learning_rate(recipe, fraction, 1.0) for fraction in (0.0, 0.6, 0.8, 1.0)]
+    assert rates == pytest.approx([1.0, 1.0, 0.5, 0.0])
+
+
 def test_a_writer_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"recipe": {}, "model": {"w": torch.ones(3)}})
