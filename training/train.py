@@ -82,9 +82,7 @@ def train(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if init is not None:
         start_from(model, init)
-    optimiser = torch.optim.AdamW(
-        parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True
-    )
+    optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     taught_by = load_teacher(teacher, recipe, device) if teacher is not None else None
     run = Run(recipe, task, model, EMA(model, recipe.ema_decay), optimiser, group, device, amp, taught_by)
     state = Progress(run, out / "last.pt", about or {})
