@@ -138,11 +138,14 @@ def train(
     ] = None,
     max_hours: Annotated[float, typer.Option(help="stop after the epoch in which this passes")] = float("inf"),
     limit: Annotated[int | None, typer.Option(help="use only so many pictures, for a trial")] = None,
+    pictures: Annotated[
+        str, typer.Option(help="decoded once and kept in memory, or on demand from files: auto, memory or files")
+    ] = "auto",
 ) -> None:
     """Train a pose student or a person detector with online knowledge distillation."""
     commands = _commands()
     with _one_line_errors():
-        typer.echo(commands.run_training(recipe, data, out, device, amp, init, max_hours, limit, teacher))
+        typer.echo(commands.run_training(recipe, data, out, device, amp, init, max_hours, limit, teacher, pictures))
 
 
 @app.command()

@@ -16,15 +16,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.export import cost, deploy
 from model.okdhp import OKDHP
-from training import detector_task, pose_network
 from training.ablation_table import Result, draw, markdown
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.commands import hardware, pick_device, wants_amp
 from training.config import Recipe, load_recipe, recipe_from_dict
-from training.data import Dataset, load_dataset
+from training.data import Dataset
+from training.datasets import load_dataset
 from training.detector_task import DetectorTask
 from training.kept import kept_branch
-from training.pose_task import PoseTask
+from training.pose_task import PoseTask, score_name
+from training.restore import restore
 from training.rows import Row, ablation_rows
 from training.train import train
 
@@ -62,7 +63,9 @@ def run_ablation(
     where = pick_device(device)
     train_set, val_set = load_dataset(data, "train", where, limit), load_dataset(data, "val", where, limit)
     size = f"{len(train_set.people)} people of {data.name}/train.json, {len(val_set.people)} of val.json"
-    bench = Bench(train_set, val_set, out, where, wants_amp(amp, where), {"data": size, "hardware": hardware(where)})
+    about = {"data": size, "hardware": hardware(where)}
+    about["score"] = score_name(train_set.joints) if base.task == "pose" else DetectorTask.score_name
+    bench = Bench(train_set, val_set, out, where, wants_amp(amp, where), about)
     results: list[Result] = []
     for seed in range(base.seed, base.seed + seeds):
         for row in chosen:
@@ -73,7 +76,7 @@ def run_ablation(
             results.append(result)
             table = markdown(results, base, bench.about)
             (out / "ablation.md").write_text(table)
-            draw(results, base, out / "ablation.png")
+            draw(results, base, bench.about, out / "ablation.png")
     return table
 
 
@@ -119,8 +122,7 @@ def run_row(bench: Bench, row: Row, seed: int, before: list[Result]) -> Result |
 
 def measure(bench: Bench, row: Row, recipe: Recipe, content: dict[str, Any], teacher: Result | None) -> Result:
     """Score and cost of the finished checkpoint `content`."""
-    model = build(recipe)
-    model.load_state_dict(content["ema"])
+    _, model = restore(content)
     kept, finest = kept_branch(recipe, content["history"]), recipe.stages[-1]
     kind = PoseTask if recipe.task == "pose" else DetectorTask
     everything = np.ones(len(bench.val_set.pictures), dtype=bool)
@@ -142,11 +144,6 @@ def measure(bench: Bench, row: Row, recipe: Recipe, content: dict[str, Any], tea
         gmacs=deployed["gmacs"],
         parameters=int(deployed["parameters"]),
     )
-
-
-def build(recipe: Recipe) -> OKDHP:
-    """The recipe's network."""
-    return pose_network.build_model(recipe) if recipe.task == "pose" else detector_task.build_model(recipe)
 
 
 @torch.no_grad()

@@ -9,7 +9,11 @@ from matplotlib.figure import Figure
 
 from training.config import Recipe
 
-SCORES = {"pose": "OKS share, given boxes", "detector": "recall at 0.3 false people a picture"}
+SCORES = {
+    "oks_share": "OKS share, given boxes",
+    "pckh_50": "PCKh@0.5, given boxes",
+    "recall_at_0.3_false": "recall at 0.3 false people a picture",
+}
 HEAD = "| row | what | seeds | score, % | spread | points over alone | training GMAC | hours | GMAC | parameters, M |"
 
 
@@ -49,12 +53,15 @@ def gain(row: list[Result], alone: list[Result]) -> float | None:
 
 
 def markdown(results: Sequence[Result], recipe: Recipe, about: dict[str, str]) -> str:
-    """The table; spread is the sample standard deviation over seeds, costs are a seed's mean."""
+    """The table; spread is the sample standard deviation over seeds, costs are a seed's mean.
+
+    about: what was trained on ("data", "hardware"), and which of SCORES is the "score".
+    """
     rows = by_row(results)
     lines = [
         f"# Ablation of {recipe.name}",
         "",
-        f"{SCORES[recipe.task]}, on val.json. {about['data']}; {recipe.epochs} epochs on {about['hardware']}.",
+        f"{SCORES[about['score']]}, on the split val. {about['data']}; {recipe.epochs} epochs on {about['hardware']}.",
         "Training GMAC: the forward pass of one picture through all that is trained or run, a teacher's own training",
         "included, and so are its hours. The last two columns are of the deployed branch.",
         "",
@@ -81,7 +88,7 @@ def markdown(results: Sequence[Result], recipe: Recipe, about: dict[str, str]) -
     return "\n".join(lines) + "\n"
 
 
-def draw(results: Sequence[Result], recipe: Recipe, path: Path) -> None:
+def draw(results: Sequence[Result], recipe: Recipe, about: dict[str, str], path: Path) -> None:
     """Every seed's score as a dot with the row's mean and spread, and beside it the training cost."""
     rows = by_row(results)
     figure = Figure(figsize=(10, 1.2 + 0.4 * len(rows)), layout="constrained")
@@ -94,7 +101,7 @@ def draw(results: Sequence[Result], recipe: Recipe, path: Path) -> None:
         costs.barh(height, row[0].training_gmacs, height=0.6, color="tab:grey")
     scores.set_yticks(range(len(rows)), list(rows))
     scores.invert_yaxis()
-    scores.set_xlabel(f"{SCORES[recipe.task]}, %")
+    scores.set_xlabel(f"{SCORES[about['score']]}, %")
     costs.set_xlabel("training GMAC a picture")
     scores.grid(axis="x", alpha=0.3)
     figure.suptitle(f"{recipe.name}: mean and spread over seeds")

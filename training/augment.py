@@ -8,8 +8,8 @@ from torch import Generator, Tensor
 
 from app.geometry import CROP_PADDING
 from training.config import Augment
+from training.joints import COCO, JointSet
 
-UPPER_BODY, LOWER_BODY = tuple(range(11)), tuple(range(11, 17))
 HALF_BODY_MIN_POINTS = 4  # fewer labelled points do not tell where a half body is
 HALF_BODY_MARGIN = 1.4
 
@@ -55,14 +55,16 @@ def transform_points(points: Tensor, matrices: Tensor) -> Tensor:
     return (points.double() @ matrices[:, :, :2].transpose(1, 2) + matrices[:, None, :, 2]).float()
 
 
-def half_bodies(boxes: Tensor, keypoints: Tensor, labelled: Tensor, chosen: Tensor, upper: Tensor) -> Tensor:
+def half_bodies(
+    boxes: Tensor, keypoints: Tensor, labelled: Tensor, chosen: Tensor, upper: Tensor, joints: JointSet = COCO
+) -> Tensor:
     """Where `chosen` (B,), the box (B, 4) of the upper (`upper` (B,)) or lower half's labelled points instead.
 
     Webcams show people cut at chest or hips; hardly any training picture does.
     """
-    part = torch.zeros(len(boxes), len(UPPER_BODY) + len(LOWER_BODY), dtype=torch.bool)
-    part[:, list(UPPER_BODY)] = upper[:, None]
-    part[:, list(LOWER_BODY)] = ~upper[:, None]
+    part = torch.zeros(len(boxes), len(joints.names), dtype=torch.bool)
+    part[:, list(joints.upper)] = upper[:, None]
+    part[:, list(joints.lower)] = ~upper[:, None]
     part &= labelled
     low = torch.where(part[..., None], keypoints, math.inf).amin(1)
     high = torch.where(part[..., None], keypoints, -math.inf).amax(1)
@@ -72,12 +74,18 @@ def half_bodies(boxes: Tensor, keypoints: Tensor, labelled: Tensor, chosen: Tens
 
 
 def person_crops(
-    boxes: Tensor, keypoints: Tensor, labelled: Tensor, size_hw: tuple[int, int], config: Augment, generator: Generator
+    boxes: Tensor,
+    keypoints: Tensor,
+    labelled: Tensor,
+    size_hw: tuple[int, int],
+    config: Augment,
+    generator: Generator,
+    joints: JointSet = COCO,
 ) -> tuple[Tensor, Tensor]:
     """Random crops around people: maps (B, 2, 3) and which of them mirror (B,) bool."""
     B = len(boxes)
     halved = uniform(generator, B, 0, 1) < config.half_body
-    boxes = half_bodies(boxes, keypoints, labelled, halved, uniform(generator, B, 0, 1) < 0.7)
+    boxes = half_bodies(boxes, keypoints, labelled, halved, uniform(generator, B, 0, 1) < 0.7, joints)
     largest = math.log(1 + config.scale)
     angle = torch.where(
         uniform(generator, B, 0, 1) < config.rotation,

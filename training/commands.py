@@ -13,15 +13,17 @@ from typing import Any
 import cv2
 import torch
 
-from app.skeleton import KEYPOINT_NAMES
 from model.export import cost, deploy, export_onnx, sha256
-from training import detector_task, pose_network
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.coco import find_split
-from training.config import load_recipe, recipe_from_dict
-from training.data import Dataset, load_dataset
-from training.evaluate import coco_ap, detector_table, load_network, oks_table, pose_results
+from training.config import load_recipe
+from training.data import Dataset
+from training.datasets import load_dataset
+from training.evaluate import coco_ap, detector_table, load_network, mpii_pckh, oks_table, pose_results
+from training.joints import MPII
 from training.kept import kept_branch
+from training.pckh import Pckh
+from training.restore import joints_of, restore
 from training.train import train
 
 VERSION = "1"
@@ -39,14 +41,15 @@ def run_training(
     max_hours: float,
     limit: int | None,
     teacher: Path | None = None,
+    pictures: str = "auto",
 ) -> Path:
-    """Train `recipe` on the COCO-format folder `data` (its train.json); returns the checkpoint's path."""
+    """Train `recipe` on the split train of the COCO-format or MPII folder `data`; returns the checkpoint's path."""
     chosen = pick_device(device)
     cv2.setNumThreads(1)  # torch already uses every core
     if chosen.type == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    dataset = load_dataset(data, "train", chosen, limit)
+    dataset = load_dataset(data, "train", chosen, limit, pictures)
     fast = wants_amp(amp, chosen)
     print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
     about = {"data": f"{len(dataset.people)} people of {data.name}/train.json", "hardware": hardware(chosen)}
@@ -86,10 +89,7 @@ def run_export(checkpoint: Path, out: Path, branch: str | None, data: Path | Non
     branch: the recipe's kept one unless named. data: a folder whose val.json the exported file is scored on.
     """
     content = load_checkpoint(checkpoint)
-    recipe = recipe_from_dict(content["recipe"])
-    build = pose_network.build_model if recipe.task == "pose" else detector_task.build_model
-    model = build(recipe)
-    model.load_state_dict(content["ema"])
+    recipe, model = restore(content)
     size_hw = (recipe.stages[-1].height, recipe.stages[-1].width)
     kept = branch or kept_branch(recipe, content["history"])
     deployed = deploy(copy.deepcopy(model).eval(), kept, recipe.task)
@@ -103,7 +103,7 @@ def run_export(checkpoint: Path, out: Path, branch: str | None, data: Path | Non
         "sha256": sha256(out),
         "date": datetime.date.today().isoformat(),
         "input": {"height": size_hw[0], "width": size_hw[1], "layout": "NHWC", "dtype": "uint8", "colour": "RGB"},
-        "keypoints": list(KEYPOINT_NAMES) if recipe.task == "pose" else [],
+        "keypoints": list(joints_of(content).names) if recipe.task == "pose" else [],
         **cost(deployed, size_hw),
         "branch": kept,
         "data": content.get("data", ""),
@@ -135,6 +135,10 @@ def slim(content: dict[str, Any]) -> dict[str, Any]:
 def _scored(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:
     """The card's `scores` (and a detector's recommended `min_score`), measured on `dataset`."""
     network = load_network(path)
+    if task == "pose" and dataset.joints == MPII:
+        found = mpii_pckh(network, dataset)
+        named = {"pckh_50": found.at_50, "pckh_10": found.at_10, "auc": found.auc}
+        return {"scores": {key: round(value, 4) for key, value in named.items()} | {"command": "okdhp evaluate"}}
     if task == "pose":
         table = oks_table(network, dataset)
         scores: dict[str, Any] = {f"oks_share/{source}": round(value, 4) for source, (_, value) in table.items()}
@@ -144,9 +148,15 @@ def _scored(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:
 
 
 def run_evaluate(data: Path, split: str, pose: Path, detector: Path | None, limit: int | None) -> None:
-    """Print what the deployed files reach on `data`'s `split`.json: poses with listed boxes, people found, COCO AP."""
+    """Print what the deployed files reach on `data`'s `split`: poses with listed boxes, people found, COCO AP.
+
+    On MPII: PCKh.
+    """
     dataset = load_dataset(data, split, limit=limit)
     network = load_network(pose)
+    if dataset.joints == MPII:
+        _print_pckh(pose, mpii_pckh(network, dataset))
+        return
     print(f"\n{pose}, listed boxes, no flip test: share of people with OKS >= t, mean over t = .50:.05:.95")
     print(f"{'source':<10}{'people':>8}{'share':>9}{'BlazePose Full':>16}")
     for source, (count, value) in oks_table(network, dataset).items():
@@ -164,6 +174,13 @@ def run_evaluate(data: Path, split: str, pose: Path, detector: Path | None, limi
     scores = coco_ap(find_split(data, split).annotations, results, image_ids)
     print(f"\nboth, no boxes given: COCO keypoint AP on {split}.json (its areas are approximate)")
     print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+
+
+def _print_pckh(pose: Path, found: Pckh) -> None:
+    print(f"\n{pose}, given boxes, no flip test: PCKh@0.5 in percent, as the MPII benchmark's table has it")
+    print("".join(f"{name:>10}" for name in (*found.groups, "mean")))
+    print("".join(f"{100 * value:>10.1f}" for value in (*found.groups.values(), found.at_50)))
+    print(f"PCKh@0.1 {100 * found.at_10:.1f}, area under the curve {100 * found.auc:.1f}")
 
 
 def hardware(device: torch.device) -> str:

@@ -9,10 +9,11 @@ from model.okdhp import OKDHP, Outputs
 from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig
 from training.augment import crop_matrices, occlude, photometric, random_matrices, transform_points, uniform
 from training.config import Recipe, Stage
-from training.data import Dataset, Pictures
+from training.data import Dataset
 from training.distillation import soft_loss, soft_targets
 from training.losses import centre_focal, giou_loss
 from training.metrics import recall_at_false_rate
+from training.pictures import Pictures
 from training.targets import centre_targets
 
 MIN_SIDE_PX = 8  # of a training person in the network's input: nobody smaller is asked for

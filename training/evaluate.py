@@ -14,7 +14,11 @@ from app.geometry import crop_matrix, invert, letterbox_matrix, transform, warp
 from app.scoring import skeleton_score
 from training.coco import result_entry
 from training.data import Dataset, People
+from training.joints import MPII
 from training.metrics import measured, oks, oks_share, recall_at_false_rate
+from training.pckh import Pckh, pckh
+from training.pictures import DataError
+from training.pose_task import scored
 
 BATCH = 32
 CANDIDATES = 3.0  # false people a picture that a detector may propose: few of them get a good pose
@@ -39,7 +43,10 @@ def load_network(path: Path) -> Network:
 
 
 def predict_poses(network: Network, dataset: Dataset, people: People) -> tuple[Floats, Floats]:
-    """Keypoints (N, 17, 2) in picture pixels and scores (N, 17) for the people's own boxes; no flip test."""
+    """Keypoints (N, K, 2) in picture pixels and scores (N, K) for the people's own boxes; no flip test.
+
+    Raises DataError for a network with other keypoints than the people's.
+    """
     keypoints, scores = [], []
     for rows in tqdm(np.array_split(np.arange(len(people)), max(len(people) // BATCH, 1)), "poses", unit="batch"):
         maps = [crop_matrix(people.boxes[row].numpy(), network.size_wh) for row in rows]
@@ -48,9 +55,24 @@ def predict_poses(network: Network, dataset: Dataset, people: People) -> tuple[F
             for row, matrix in zip(rows, maps, strict=True)
         ]
         points, confidence = network.run(crops)
+        if points.shape[1] != people.keypoints.shape[1]:
+            wanted = people.keypoints.shape[1]
+            raise DataError(f"the people have {wanted} keypoints, this network predicts {points.shape[1]}")
         keypoints += [transform(p, invert(matrix)) for p, matrix in zip(points, maps, strict=True)]
         scores.append(confidence)
     return np.stack(keypoints), np.concatenate(scores)
+
+
+def mpii_pckh(network: Network, dataset: Dataset) -> Pckh:
+    """PCKh of MPII's people with the listed boxes; those whose head box is not known cannot be measured.
+
+    Raises DataError where that is nobody.
+    """
+    people = dataset.people.subset(scored(dataset.people, MPII))
+    if not len(people):
+        raise DataError("PCKh needs head boxes: put gt_valid.mat beside valid.json, or MPII's release into the folder")
+    keypoints, _ = predict_poses(network, dataset, people)
+    return pckh(keypoints, people.keypoints.numpy(), people.labelled.numpy(), people.head_boxes.numpy())
 
 
 def oks_table(network: Network, dataset: Dataset) -> dict[str, tuple[int, float]]:

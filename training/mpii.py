@@ -13,18 +13,11 @@ import scipy.io
 import torch
 from numpy.typing import NDArray
 
-from training.data import DataError, Dataset, People, Pictures, decode_all
+from training.data import Dataset, People
+from training.joints import MPII
+from training.pictures import DataError, open_pictures
 
 log = logging.getLogger("okdhp.mpii")
-JOINT_NAMES = (
-    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
-    "pelvis", "thorax", "upper_neck", "head_top",
-    "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
-)  # fmt: skip
-
-# FLIP_INDEX[k] is the joint that k becomes in a mirrored picture.
-FLIP_INDEX = (5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10)
-
 # Matlab counts pixels from 1, and app.geometry puts the first one's centre at 0.5.
 ORIGIN = 0.5
 SCALE_PX = 200  # a person of scale 1 is this tall
@@ -69,27 +62,32 @@ class Mpii:
         return np.concatenate([centres - half, centres + half], axis=1)
 
 
-def load_mpii(
-    folder: Path, name: str, device: torch.device | None = None, limit: int | None = None
-) -> tuple[Dataset, Mpii]:
-    """Read split `name` of an MPII folder and decode its pictures under `folder/images`.
+def is_mpii(folder: Path) -> bool:
+    """Whether `folder` looks like MPII's: its release, or a JSON conversion where those are kept."""
+    listed = [file for files in SPLIT_FILES.values() for file in files]
+    return any((folder / file).exists() for file in listed) or any(folder.rglob(RELEASE))
 
-    The people of the Dataset, with 16 keypoints each, and of the Mpii are the same in the same order. `limit` as in
-    `load_dataset`. Raises DataError when the folder holds nothing to use.
+
+def load_mpii(
+    folder: Path, name: str, device: torch.device | None = None, limit: int | None = None, keep: str = "auto"
+) -> Dataset:
+    """Read split `name` of an MPII folder, its pictures under `folder/images`; people have 16 keypoints.
+
+    `limit` and `keep` as in `training.data.load_coco`. Raises DataError when the folder holds nothing to use.
     """
     everyone = read_mpii(folder, name)
     names = sorted(set(everyone.images.tolist()))
     if limit is not None:
         names = [names[i] for i in sorted(np.random.default_rng(0).permutation(len(names))[:limit])]
-    kept, images = decode_all(folder / "images", [{"file_name": file} for file in names])
-    if not images:
+    entries = [{"file_name": file} for file in names]
+    kept, pictures = open_pictures(folder / "images", entries, device or torch.device("cpu"), keep)
+    if not kept:
         raise DataError(f"{folder}: none of its {len(names)} MPII pictures could be read under {folder / 'images'}")
     slot = {entry["file_name"]: index for index, entry in enumerate(kept)}
     people = everyone.subset(np.array([image in slot for image in everyone.images]))
     ids = np.array([_image_id(file) for file in slot])
     picture = np.array([slot[image] for image in people.images])
-    pictures = Pictures(images, device or torch.device("cpu"))
-    return Dataset(pictures, _people(people, picture, ids), ids, np.full(len(ids), "mpii")), people
+    return Dataset(pictures, _people(people, picture, ids), ids, np.full(len(ids), "mpii"), MPII)
 
 
 def read_mpii(folder: Path, name: str) -> Mpii:
@@ -153,7 +151,7 @@ def _release_row(image: str, person: Any) -> dict[str, Any] | None:
     scale = _number(person, "scale")
     if not points or not places or not np.isfinite(scale):
         return None
-    joints = np.full((len(JOINT_NAMES), 2), np.nan)
+    joints = np.full((len(MPII.names), 2), np.nan)
     for point in points:
         joints[int(point.id)] = _number(point, "x"), _number(point, "y")
     centre = (_number(places[0], "x"), _number(places[0], "y"))
@@ -169,8 +167,8 @@ def read_json(path: Path) -> Mpii:
     rows = []
     try:
         for entry in json.loads(path.read_text()):
-            joints = np.array(entry["joints"], dtype=np.float64).reshape(len(JOINT_NAMES), 2)
-            joints[np.array(entry["joints_vis"]).reshape(len(JOINT_NAMES)) == 0] = np.nan
+            joints = np.array(entry["joints"], dtype=np.float64).reshape(len(MPII.names), 2)
+            joints[np.array(entry["joints_vis"]).reshape(len(MPII.names)) == 0] = np.nan
             centre, scale = entry["center"], float(entry["scale"])
             rows.append(
                 {"image": entry["image"], "joints": joints, "centre": centre, "scale": scale, "head": [np.nan] * 4}
@@ -232,6 +230,7 @@ def _people(people: Mpii, picture: NDArray[np.int64], ids: NDArray[np.int64]) ->
         labelled=torch.from_numpy(people.labelled),
         area=torch.from_numpy((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])),
         ids=torch.arange(len(people)),
+        head_boxes=torch.from_numpy(people.head_boxes.astype(np.float32)),
         image_ids=torch.from_numpy(ids[picture]),
         sources=np.full(len(people), "mpii"),
     )

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.mpii import JOINT_NAMES
+from training.joints import MPII
 
 Floats = NDArray[Any]
 HEAD_FACTOR = 0.6  # a head's size is this share of its box's diagonal (the benchmark's SC_BIAS)
 THRESHOLDS = np.arange(51) / 100  # in head sizes; each the float nearest to its decimal: 0.1 is 0.1, not 0.11
 # Pelvis and thorax follow from other joints: the benchmark leaves them out of the mean.
-COUNTED = np.array([name not in ("pelvis", "thorax") for name in JOINT_NAMES])
+COUNTED = np.array([name not in ("pelvis", "thorax") for name in MPII.names])
 GROUPS = {
     "head": ("upper_neck", "head_top"),
     "shoulder": ("left_shoulder", "right_shoulder"),
@@ -52,7 +52,7 @@ class Pckh:
     @property
     def joints(self) -> dict[str, float]:
         """PCKh@0.5 of each of the 16 joints."""
-        return dict(zip(JOINT_NAMES, self.curve[50].tolist(), strict=True))
+        return dict(zip(MPII.names, self.curve[50].tolist(), strict=True))
 
     @property
     def groups(self) -> dict[str, float]:
@@ -77,7 +77,7 @@ def pckh(predicted: Floats, annotated: Floats, labelled: NDArray[np.bool_], head
     count, also where they lie out of the picture; head_boxes (N, 4) xyxy. A predicted NaN is a joint not found.
     Raises ValueError for other shapes, and for a person without a head box, whom the benchmark cannot measure.
     """
-    shape = (len(annotated), len(JOINT_NAMES))
+    shape = (len(annotated), len(MPII.names))
     if predicted.shape != (*shape, 2) or annotated.shape != (*shape, 2) or labelled.shape != shape:
         found = f"{predicted.shape}, {annotated.shape}, {labelled.shape}"
         raise ValueError(f"PCKh needs joints (N, 16, 2), (N, 16, 2) and labels (N, 16), got {found}")

@@ -1,22 +1,27 @@
 """Learning keypoints from crops of annotated people: batches, loss terms and evaluation."""
 
+import logging
+
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from app.skeleton import FLIP_INDEX
 from model.decode import decode_heatmaps
 from model.okdhp import OKDHP, Outputs
 from training.augment import crop_matrices, occlude, person_crops, photometric, transform_points
 from training.config import Recipe, Stage
-from training.data import Dataset, People, Pictures
+from training.data import Dataset, People
 from training.decoding import Decode
 from training.distillation import soft_loss, soft_targets
+from training.joints import MPII, JointSet
 from training.losses import heatmap_mse, pixelwise_kl
 from training.metrics import measured, oks, oks_share
+from training.pckh import pckh
+from training.pictures import Pictures
 from training.pose_network import build_model as build_model
 from training.targets import keypoint_heatmaps
 
+log = logging.getLogger("okdhp.train")
 MIN_TRAINED_POINTS, MIN_TRAINED_HEIGHT_PX = 3, 32
 EVALUATION_BATCH = 64
 
@@ -24,16 +29,17 @@ EVALUATION_BATCH = 64
 class PoseTask:
     """Everything the training loop asks about poses. `train` people are learnt from, `held` ones only measured on."""
 
-    score_name = "oks_share"
-
     def __init__(self, recipe: Recipe, dataset: Dataset, held_pictures: np.ndarray) -> None:
-        self.recipe, self.pictures = recipe, dataset.pictures
+        self.recipe, self.pictures, self.joints = recipe, dataset.pictures, dataset.joints
+        self.score_name = score_name(self.joints)
         people = dataset.people
         labelled, height = people.labelled.sum(1), people.boxes[:, 3] - people.boxes[:, 1]
         usable = ((labelled >= MIN_TRAINED_POINTS) & (height >= MIN_TRAINED_HEIGHT_PX)).numpy()
         held = held_pictures[people.picture.numpy()]
         self.train = people.subset(usable & ~held)
-        self.held = people.subset(held & measured(people.labelled.numpy(), people.boxes.numpy()))
+        self.held = people.subset(held & scored(people, self.joints))
+        if held.any() and not len(self.held):
+            log.warning("none of the people held aside can be measured by %s", self.score_name)
         finest = recipe.stages[-1]
         self.sigma_per_height = recipe.sigma / finest.height
 
@@ -41,17 +47,17 @@ class PoseTask:
         return len(self.train)
 
     def build(self) -> OKDHP:
-        return build_model(self.recipe)
+        return build_model(self.recipe, len(self.joints.names))
 
     def batch(self, rows: Tensor, stage: Stage, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Augmented crops (B, 3, H, W) float 0..255 and their targets on the pictures' device."""
         people, size, config = self.train, (stage.height, stage.width), self.recipe.augment
         keypoints, labelled = people.keypoints[rows], people.labelled[rows]
-        matrices, mirrored = person_crops(people.boxes[rows], keypoints, labelled, size, config, generator)
+        matrices, mirrored = person_crops(people.boxes[rows], keypoints, labelled, size, config, generator, self.joints)
         crops = self.pictures.sample(people.picture[rows], matrices, size).float()
         images = occlude(photometric(crops, config, generator), config, generator)
         points = transform_points(keypoints, matrices)
-        flip = torch.tensor(FLIP_INDEX)
+        flip = torch.tensor(self.joints.flip_index)
         points = torch.where(mirrored[:, None, None], points[:, flip], points)
         labelled = torch.where(mirrored[:, None], labelled[:, flip], labelled)
         device = images.device
@@ -85,15 +91,32 @@ class PoseTask:
         return terms
 
     def evaluate(self, model: OKDHP, stage: Stage) -> dict[str, float]:
-        """OKS share of every branch and the ensemble on the held-out people."""
+        """The score of every branch and the ensemble on the held-out people; none where nobody is held out."""
+        if not len(self.held):
+            return {}
         predictions = predict(model, self.pictures, self.held, (stage.height, stage.width))
-        return {name: share(keypoints, self.held) for name, (keypoints, _) in predictions.items()}
+        return {name: score(keypoints, self.held, self.joints) for name, (keypoints, _) in predictions.items()}
 
 
-def share(keypoints: np.ndarray, people: People) -> float:
-    """OKS share of predicted keypoints (N, 17, 2) for `people`."""
-    similarity = oks(keypoints, people.keypoints.numpy(), people.labelled.numpy(), people.area.numpy())
-    return oks_share(similarity)
+def score_name(joints: JointSet) -> str:
+    """What `score` measures: OKS knows COCO's keypoints, PCKh MPII's."""
+    return "pckh_50" if joints == MPII else "oks_share"
+
+
+def scored(people: People, joints: JointSet) -> np.ndarray:
+    """Which people (N,) bool `score` can measure."""
+    if joints == MPII:
+        known: np.ndarray = (people.head_boxes.isfinite().all(1) & people.labelled.any(1)).numpy()
+        return known
+    return measured(people.labelled.numpy(), people.boxes.numpy())
+
+
+def score(keypoints: np.ndarray, people: People, joints: JointSet) -> float:
+    """OKS share, or PCKh@0.5 of MPII's joints, of predicted keypoints (N, K, 2) for `people`."""
+    annotated, labelled = people.keypoints.numpy(), people.labelled.numpy()
+    if joints == MPII:
+        return pckh(keypoints, annotated, labelled, people.head_boxes.numpy()).at_50
+    return oks_share(oks(keypoints, annotated, labelled, people.area.numpy()))
 
 
 @torch.no_grad()
@@ -104,7 +127,7 @@ def predict(
     size_hw: tuple[int, int],
     decode: Decode = decode_heatmaps,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For each branch and "ensemble": keypoints (N, 17, 2) in picture pixels and scores (N, 17), with given boxes.
+    """For each branch and "ensemble": keypoints (N, K, 2) in picture pixels and scores (N, K), with given boxes.
 
     Deterministic crops; no flip test unless `model` is a FlipTested one.
     """

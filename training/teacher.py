@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training import detector_task, pose_network
 from training.checkpoint import CheckpointError, load_checkpoint
-from training.config import Recipe, RecipeError, recipe_from_dict
+from training.config import Recipe, RecipeError
 from training.kept import kept_branch
+from training.restore import restore
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,13 @@ def load_teacher(path: Path, student: Recipe, device: torch.device) -> Teacher:
     Raises CheckpointError for one of another task or one that cannot see the student's inputs.
     """
     content = load_checkpoint(path)
-    recipe = recipe_from_dict(content["recipe"])
+    recipe, model = restore(content)
     if recipe.task != student.task:
         raise CheckpointError(f"{path}: a {recipe.task} network cannot teach a {student.task} one")
     try:
         dataclasses.replace(recipe, stages=student.stages)
     except RecipeError as error:
         raise CheckpointError(f"{path}: this teacher cannot see what the student sees: {error}") from error
-    build = pose_network.build_model if recipe.task == "pose" else detector_task.build_model
-    model = build(recipe)
-    model.load_state_dict(content["ema"])
     network = model.deployed(kept_branch(recipe, content["history"])).to(device).eval().requires_grad_(False)
     with open(path, "rb") as file:
         return Teacher(network, hashlib.file_digest(file, "sha256").hexdigest())

@@ -19,12 +19,15 @@ from tqdm import tqdm
 from model.okdhp import OKDHP, Outputs
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Recipe, Stage, recipe_from_dict
-from training.data import DataError, Dataset
+from training.data import Dataset
 from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
 from training.ema import EMA
+from training.joints import COCO
 from training.losses import ramp_up
+from training.pictures import DataError
 from training.pose_task import PoseTask
+from training.restore import joints_of
 from training.teacher import Teacher, check_teacher, load_teacher
 
 log = logging.getLogger("okdhp.train")
@@ -85,7 +88,7 @@ def train(
     optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     taught_by = load_teacher(teacher, recipe, device) if teacher is not None else None
     run = Run(recipe, task, model, EMA(model, recipe.ema_decay), optimiser, group, device, amp, taught_by)
-    state = Progress(run, out / "last.pt", about or {})
+    state = Progress(run, out / "last.pt", {**(about or {}), "joints": dataset.joints.name})
     state.resume()
     stop, began = stop_on_signal(), time.monotonic()
     board = SummaryWriter(str(out)) if group.leads else None
@@ -277,6 +280,8 @@ class Progress:
             raise CheckpointError(f"{self.path}: belongs to another recipe; choose another output folder")
         if run.teacher is not None and run.teacher.identity != content.get("teacher"):
             raise CheckpointError(f"{self.path}: was taught by another teacher; choose another output folder")
+        if joints_of(content).name != self.about.get("joints", COCO.name):
+            raise CheckpointError(f"{self.path}: has learnt other keypoints; choose another output folder")
         run.model.load_state_dict(content["model"])
         run.ema.model.load_state_dict(content["ema"])
         run.ema.updates = content["ema_updates"]

@@ -99,7 +99,9 @@ def result(row: str, seed: int, score: float) -> Result:
 def test_table_shows_mean_spread_and_points_over_the_same_seeds_alone(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(RECIPE)
     results = [result("alone", 0, 0.5), result("alone", 1, 0.6), result("okdhp", 0, 0.53), result("okdhp", 1, 0.6)]
-    table = markdown(results, load_recipe(tmp_path / "r.toml"), {"data": "3 people", "hardware": "an abacus"})
+    table = markdown(
+        results, load_recipe(tmp_path / "r.toml"), {"data": "3 people", "hardware": "an abacus", "score": "oks_share"}
+    )
     spread = statistics.stdev([53, 60])
     last = f"| okdhp | what | 2 | 56.50 | {spread:.2f} | +1.50 | 2.00 | 1.50 | 0.50 | 1.500 |"
     assert table.splitlines()[-1] == last

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from training.coco import find_split, given_box_results, result_entry
-from training.data import load_dataset
+from training.datasets import load_dataset
 from training.evaluate import COCO_FIGURES, coco_ap
 
 

@@ -13,10 +13,11 @@ from model.export import sha256
 from training.checkpoint import load_checkpoint
 from training.commands import pick_device, wants_amp
 from training.config import recipe_from_dict
-from training.data import load_dataset
+from training.datasets import load_dataset
 from training.evaluate import coco_ap, detector_table, find_people, load_network, oks_table, pose_results
+from training.joints import COCO
 from training.metrics import measured
-from training.pose_task import build_model, predict, share
+from training.pose_task import build_model, predict, score
 from training.train import start_from
 
 RECIPE = """
@@ -82,7 +83,7 @@ def test_deployed_file_scores_as_the_branch_in_training(trained: Path, drawn_fol
     keypoints, _ = predict(model, dataset.pictures, people, (96, 96))["b"]
     count, found = oks_table(load_network(trained / "pose.onnx"), dataset)["all"]
     assert count == len(people) == 36
-    assert found == pytest.approx(share(keypoints, people), abs=0.01)
+    assert found == pytest.approx(score(keypoints, people, COCO), abs=0.01)
 
 
 def test_slim_checkpoint_starts_another_run_and_exports_the_same_network(trained: Path, tmp_path: Path) -> None:

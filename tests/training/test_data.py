@@ -8,9 +8,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 from app.geometry import crop_matrix, letterbox_matrix, warp
-from training.data import DataError, annotation_fault, load_dataset
+from training.augment import crop_matrices
+from training.data import annotation_fault
+from training.datasets import load_dataset
+from training.pictures import DataError, DecodedPictures, PictureFiles, open_pictures
 
 
 def changed(folder: Path, target: Path, edit: Any) -> Path:
@@ -118,3 +122,57 @@ def test_gpu_sampling_sees_what_the_cpu_sees(drawn_folder: Path) -> None:
     assert (smooth(gathered, 4) - smooth(warped, 4)).abs().mean() < 2.5
     shifted = smooth(gathered.roll(2, 3), 4)
     assert (shifted - smooth(warped, 4)).abs().mean() > 2 * (smooth(gathered, 4) - smooth(warped, 4)).abs().mean()
+
+
+def test_pictures_left_in_their_files_are_those_in_memory(drawn_folder: Path) -> None:
+    kept, left = (load_dataset(drawn_folder, "train", keep=keep) for keep in ("memory", "files"))
+    assert isinstance(left.pictures, PictureFiles)
+    torch.testing.assert_close(left.pictures.size_wh, kept.pictures.size_wh)
+    rows = torch.arange(len(kept.people))
+    matrices = crop_matrices(kept.people.boxes, (64, 48))
+    crops = [d.pictures.sample(d.people.picture[rows], matrices, (64, 48)) for d in (kept, left)]
+    torch.testing.assert_close(crops[0], crops[1], rtol=0, atol=0)
+
+
+def test_a_picture_turned_by_exif_has_its_upright_size_wherever_it_is_kept(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (40, 20), (200, 0, 0)).save(tmp_path / "turned.jpg", exif=exif)
+    for keep in ("memory", "files"):
+        _, pictures = open_pictures(tmp_path, [{"file_name": "turned.jpg"}], torch.device("cpu"), keep)
+        assert pictures.size_wh.tolist() == [[20, 40]]
+        assert pictures.picture(0).shape == (40, 20, 3)
+
+
+def test_headers_are_enough_to_leave_broken_pictures_out(
+    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = changed(drawn_folder, tmp_path / "people", lambda content: content["images"][2].update(width=999))
+    (folder / "images" / "1.png").write_bytes(b"not a picture")
+    (folder / "images" / "2.png").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert len(load_dataset(folder, "train", keep="files").pictures) == 21
+    assert all(f"{number}.png" in caplog.text for number in (1, 2, 3))
+
+
+def test_a_picture_that_breaks_later_stops_what_wants_it_and_is_named(drawn_folder: Path, tmp_path: Path) -> None:
+    folder = changed(drawn_folder, tmp_path / "people", lambda content: None)
+    dataset = load_dataset(folder, "train", keep="files")
+    (folder / "images" / "1.png").write_bytes((folder / "images" / "1.png").read_bytes()[:100])
+    matrices = crop_matrices(dataset.people.boxes[:4], (64, 48))
+    with pytest.raises(DataError, match=r"1\.png: not a readable picture"):
+        dataset.pictures.sample(dataset.people.picture[:4], matrices, (64, 48))
+
+
+def test_pictures_stay_in_their_files_where_memory_cannot_hold_them(
+    drawn_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 12 * 3 * (160 * 128 + 128 * 176)
+    for room, kind in ((needed, DecodedPictures), (needed - 1, PictureFiles)):
+        monkeypatch.setattr("training.pictures.room_bytes", lambda device, room=room: room)
+        assert isinstance(load_dataset(drawn_folder, "train").pictures, kind)
+
+
+def test_pictures_can_be_kept_in_three_ways_only(drawn_folder: Path) -> None:
+    with pytest.raises(DataError, match="got 'disk'"):
+        load_dataset(drawn_folder, "train", keep="disk")

@@ -14,11 +14,11 @@ from app.skeleton import FLIP_INDEX
 from model.decode import decode_heatmaps
 from model.okdhp import Outputs, ensemble
 from model.outputs import BranchOutput
-from training import mpii
 from training.augment import crop_matrices, transform_points
-from training.data import load_dataset
+from training.datasets import load_dataset
 from training.decoding import DECODINGS, FlipTested, decode_dark, flip_back, smooth
-from training.pose_task import predict, share
+from training.joints import COCO, MPII
+from training.pose_task import predict, score
 from training.targets import keypoint_heatmaps
 
 SIZE, STRIDE = (64, 48), 4.0
@@ -64,7 +64,7 @@ def test_flip_test_is_the_mean_of_both_looks() -> None:
     assert found[0, left_eye, 5, 0] == pytest.approx(float(look[0, left_eye, 5, 0] + other[0, right_eye, 5, -1]) / 2)
 
 
-@pytest.mark.parametrize("flip_index", [FLIP_INDEX, mpii.FLIP_INDEX])
+@pytest.mark.parametrize("flip_index", [FLIP_INDEX, MPII.flip_index])
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_heatmaps_of_mirrored_keypoints_flip_back_exactly(flip_index: tuple[int, ...], seed: int) -> None:
@@ -181,6 +181,6 @@ def test_prediction_takes_any_decoding(drawn_folder: Path) -> None:
     errors = {}
     for name, decode in DECODINGS.items():
         found = predict(Knows(points), dataset.pictures, dataset.people, (128, 96), decode)["a"][0]
-        assert share(found, dataset.people) > 0.99
+        assert score(found, dataset.people, COCO) > 0.99
         errors[name] = np.linalg.norm(found - dataset.people.keypoints.numpy(), axis=2).mean()
     assert errors["quarter"] > 2 * max(errors["parabola"], errors["dark"])

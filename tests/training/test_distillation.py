@@ -9,7 +9,7 @@ from model.okdhp import Outputs
 from model.outputs import BranchOutput
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.config import Augment, Branch, Encoder, Recipe, RecipeError, Stage
-from training.data import load_dataset
+from training.datasets import load_dataset
 from training.distillation import soft_loss, soft_targets
 from training.losses import pixelwise_kl, soft_mse
 from training.train import train

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from training.config import Encoder, Branch, Recipe, Stage
-from training.data import load_dataset
+from training.datasets import load_dataset
 from training.distributed import join_group, leave_group
 from training.ema import EMA
 from training.pose_task import PoseTask

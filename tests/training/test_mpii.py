@@ -12,10 +12,8 @@ import scipy.io
 import torch
 
 from app.geometry import crop_matrix, transform
-from training.data import DataError
+from training.joints import MPII
 from training.mpii import (
-    FLIP_INDEX,
-    JOINT_NAMES,
     RELEASE,
     Mpii,
     load_mpii,
@@ -23,6 +21,7 @@ from training.mpii import (
     read_mpii,
     read_release,
 )
+from training.pictures import DataError
 
 NOTHING = np.zeros((0, 0))
 
@@ -152,12 +151,12 @@ def test_release_and_json_give_the_trainer_the_same_people(tmp_path: Path) -> No
     for folder in (tmp_path / "a", tmp_path / "b"):
         write_pictures(folder / "images")
         loaded.append(load_mpii(folder, "train"))
-    (first, people), (second, _) = loaded
+    first, second = loaded
     for field in ("picture", "boxes", "keypoints", "labelled", "area", "ids", "image_ids"):
         torch.testing.assert_close(getattr(first.people, field), getattr(second.people, field), msg=field)
-    assert (len(first.pictures), len(people), first.people.keypoints.shape) == (3, 4, (4, 16, 2))
+    assert (len(first.pictures), len(first.people), first.people.keypoints.shape) == (3, 4, (4, 16, 2))
     assert first.people.keypoints.isfinite().all()
-    for row, image in enumerate(people.images):  # each with their own picture
+    for row, image in enumerate(read_mpii(tmp_path / "a", "train").images):  # each with their own picture
         colour = first.pictures.picture(int(first.people.picture[row]))[0, 0, 0]
         assert abs(int(colour) - 10 * int(image[:2])) <= 1
 
@@ -167,9 +166,8 @@ def test_people_of_a_picture_that_is_missing_are_left_out(tmp_path: Path, caplog
     write_pictures(tmp_path / "images")
     (tmp_path / "images" / "11.jpg").unlink()
     with caplog.at_level(logging.WARNING):
-        dataset, people = load_mpii(tmp_path, "train")
-    assert people.images.tolist() == ["12.jpg", "15.jpg"]
-    assert len(dataset.people) == 2
+        dataset = load_mpii(tmp_path, "train")
+    assert (len(dataset.pictures), len(dataset.people)) == (2, 2)
     assert "11.jpg" in caplog.text
 
 
@@ -184,9 +182,9 @@ def test_crops_are_those_of_the_official_protocol(tmp_path: Path) -> None:
 
 
 def test_flip_exchanges_left_and_right() -> None:
-    for name, flipped in zip(JOINT_NAMES, FLIP_INDEX, strict=True):
+    for name, flipped in zip(MPII.names, MPII.flip_index, strict=True):
         swapped = {"left": name.replace("left", "right"), "righ": name.replace("right", "left")}.get(name[:4], name)
-        assert JOINT_NAMES[flipped] == swapped
+        assert MPII.names[flipped] == swapped
 
 
 def test_person_without_a_usable_scale_is_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from training.mpii import JOINT_NAMES
+from training.joints import MPII
 from training.pckh import GROUPS, THRESHOLDS, Pckh, head_sizes, pckh
 
 
@@ -25,7 +25,7 @@ def slow_share(joints: list[str], threshold: float, case: tuple[np.ndarray, ...]
     for n in range(len(predicted)):
         x1, y1, x2, y2 = boxes[n]
         head = 0.6 * math.sqrt((x2 - x1) ** 2 + (y2 - y1) ** 2)
-        for k, name in enumerate(JOINT_NAMES):
+        for k, name in enumerate(MPII.names):
             if name in joints and labelled[n, k]:
                 (px, py), (ax, ay) = predicted[n, k], annotated[n, k]
                 total += 1
@@ -37,11 +37,11 @@ def slow_share(joints: list[str], threshold: float, case: tuple[np.ndarray, ...]
 def test_every_figure_equals_the_slow_definition(seed: int) -> None:
     case = people(seed)
     found = pckh(*case)
-    counted = [name for name in JOINT_NAMES if name not in ("pelvis", "thorax")]
+    counted = [name for name in MPII.names if name not in ("pelvis", "thorax")]
     assert 0.2 < found.at_50 < 0.95
     assert found.at_50 == pytest.approx(slow_share(counted, 0.5, case))
     assert found.at_10 == pytest.approx(slow_share(counted, 0.1, case))
-    assert found.joints == pytest.approx({name: slow_share([name], 0.5, case) for name in JOINT_NAMES})
+    assert found.joints == pytest.approx({name: slow_share([name], 0.5, case) for name in MPII.names})
     area = 0.0
     for step in range(50):
         before, after = (slow_share(counted, (step + edge) / 100, case) for edge in (0, 1))

@@ -8,7 +8,7 @@ import torch
 
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import Branch, Encoder, Hourglass, Recipe, Stage, load_recipe, recipe_from_dict
-from training.data import load_dataset
+from training.datasets import load_dataset
 from training.pose_network import build_model
 from training.train import train
 

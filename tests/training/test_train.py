@@ -11,7 +11,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Augment, Branch, Encoder, Recipe, Stage
-from training.data import DataError, load_dataset
+from training.datasets import load_dataset
+from training.pictures import DataError
 from training.train import NonFiniteLoss, check_finite, held_pictures, learning_rate, train
 
 CPU = torch.device("cpu")

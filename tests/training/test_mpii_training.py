@@ -1,0 +1,114 @@
+"""From an MPII folder to a deployed file with MPII's joints, measured by PCKh."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+from drawn import draw_person
+from typer.testing import CliRunner
+
+from app.cli import app
+from training.checkpoint import load_checkpoint
+from training.datasets import load_dataset
+from training.joints import MPII
+
+RECIPE = """
+name = "tiny"
+task = "pose"
+holdout = 0.3
+learning_rate = 5e-3
+[encoder]
+widths = [8, 12, 16, 24, 32]
+depths = [0, 0, 0, 0, 0]
+[[stages]]
+epochs = 6
+height = 64
+width = 64
+batch = 8
+[[branches]]
+name = "a"
+widths = [16, 16]
+[[branches]]
+name = "b"
+widths = [16, 16]
+"""
+# Where MPII's joints are among COCO's keypoints; its pelvis, thorax, neck and head top are between two of them.
+FROM_COCO = ((16, 16), (14, 14), (12, 12), (11, 11), (13, 13), (15, 15), (11, 12), (5, 6), (0, 6), (1, 2)) + (
+    (10, 10), (8, 8), (6, 6), (5, 5), (7, 7), (9, 9)
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mpii_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 drawn people, one a picture, in the JSON conversion's layout with head boxes; train and valid are the same."""
+    folder = tmp_path_factory.mktemp("mpii")
+    (folder / "annot").mkdir()
+    (folder / "images").mkdir()
+    random, entries, heads = np.random.default_rng(0), [], []
+    for number in range(30):
+        image = random.integers(0, 60, (140, 120, 3), dtype=np.uint8)
+        x, y, height = (int(random.integers(*span)) for span in ((5, 40), (5, 25), (85, 105)))
+        keypoints = draw_person(image, (x, y, 55, height))
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), image[..., ::-1])
+        joints = np.array([(keypoints[a] + keypoints[b]) / 2 for a, b in FROM_COCO]) + 0.5  # Matlab's pixels
+        heads.append([[x + 18, y], [x + 38, y + 18]])
+        entries.append({"image": f"{number}.png", "joints": joints.tolist(), "joints_vis": [1] * 16,
+                        "center": [x + 27.5, y + height / 2], "scale": height / 200})  # fmt: skip
+    for split in ("train", "valid"):
+        (folder / "annot" / f"{split}.json").write_text(json.dumps(entries))
+        boxes = np.array(heads, dtype=float).transpose(1, 2, 0)
+        scipy.io.savemat(folder / "annot" / f"gt_{split}.mat", {"headboxes_src": boxes})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(mpii_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "recipe.toml").write_text(RECIPE)
+    arguments = ["--data", str(mpii_folder), "--amp", "off", "--device", "cpu"]
+    okdhp("train", folder / "recipe.toml", "--out", folder / "run", *arguments)
+    okdhp("export", folder / "run" / "last.pt", folder / "pose.onnx", "--data", mpii_folder)
+    return folder
+
+
+def okdhp(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_every_branch_learns_mpiis_joints_and_is_scored_by_pckh(trained: Path) -> None:
+    content = load_checkpoint(trained / "run" / "last.pt")
+    first, last = content["history"][0], content["history"][-1]
+    assert content["joints"] == "mpii"
+    assert last["losses"]["mse/a"] < first["losses"]["mse/a"]
+    assert set(last["scores"]) == {"a", "b", "ensemble"}
+    assert all(0 <= score <= 1 for score in last["scores"].values())
+
+
+def test_card_names_the_joints_and_the_score(trained: Path) -> None:
+    card = json.loads((trained / "pose.json").read_text())
+    assert card["keypoints"] == list(MPII.names)
+    assert {"pckh_50", "pckh_10", "auc"} <= set(card["scores"])
+
+
+def test_evaluate_prints_the_benchmarks_table(trained: Path, mpii_folder: Path) -> None:
+    printed = okdhp("evaluate", "--data", mpii_folder, "--pose", trained / "pose.onnx")
+    card = json.loads((trained / "pose.json").read_text())
+    names, values = printed[printed.index("PCKh@0.5") :].splitlines()[1:3]
+    assert names.split() == ["head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "mean"]
+    assert float(values.split()[-1]) == pytest.approx(100 * card["scores"]["pckh_50"], abs=0.06)
+    assert "PCKh@0.1" in printed
+
+
+def test_people_with_other_keypoints_than_the_networks_are_refused(trained: Path, drawn_folder: Path) -> None:
+    result = CliRunner().invoke(app, ["evaluate", "--data", str(drawn_folder), "--pose", str(trained / "pose.onnx")])
+    assert result.exit_code == 2
+    assert "the people have 17 keypoints, this network predicts 16" in result.output.replace("\n", " ")
+
+
+def test_a_coco_folder_is_still_one(drawn_folder: Path) -> None:
+    assert load_dataset(drawn_folder, "train").joints.name == "coco"

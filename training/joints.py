@@ -1,0 +1,36 @@
+"""Which keypoints a data set annotates, and what training must know of them."""
+
+from dataclasses import dataclass
+
+from app.skeleton import FLIP_INDEX, KEYPOINT_NAMES
+
+
+@dataclass(frozen=True)
+class JointSet:
+    """Keypoints by name, in order.
+
+    flip_index[k] is the keypoint that k becomes in a mirrored picture; `upper` are those above the hips: what a webcam
+    sees of a person.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    flip_index: tuple[int, ...]
+    upper: tuple[int, ...]
+
+    @property
+    def lower(self) -> tuple[int, ...]:
+        """The keypoints that are not `upper`."""
+        return tuple(k for k in range(len(self.names)) if k not in self.upper)
+
+
+COCO = JointSet("coco", KEYPOINT_NAMES, FLIP_INDEX, upper=tuple(range(11)))
+MPII = JointSet(
+    "mpii",
+    ("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle")
+    + ("pelvis", "thorax", "upper_neck", "head_top")
+    + ("right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist"),
+    flip_index=(5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10),
+    upper=tuple(range(7, 16)),
+)
+JOINT_SETS = {joints.name: joints for joints in (COCO, MPII)}

@@ -1,0 +1,247 @@
+"""Training pictures: decoded once and kept where they fit into memory, else decoded whenever one is looked at."""
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import cv2
+import numpy as np
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor
+from tqdm import tqdm
+
+from app.geometry import BORDER_GREY, warp
+
+log = logging.getLogger("okdhp.data")
+Keep = Literal["auto", "memory", "files"]
+Kept = TypeVar("Kept")
+Entry = dict[str, Any]  # of a COCO file's "images": file_name, and maybe width and height
+TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says what was expected where."""
+
+
+class Pictures(ABC):
+    """Pictures of any sizes, sampled through affine maps. size_wh (N, 2) pixels; crops are made on `device`."""
+
+    def __init__(self, sizes_wh: list[tuple[int, int]], device: torch.device) -> None:
+        self.size_wh = torch.tensor(sizes_wh, dtype=torch.int64).reshape(-1, 2)
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.size_wh)
+
+    @abstractmethod
+    def picture(self, index: int) -> np.ndarray:
+        """One picture (H, W, 3) uint8 RGB."""
+
+    def sample(self, index: Tensor, matrices: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """Crops (B, 3, H, W) uint8 on `device`, channels last, by `app.geometry.warp`: the function that serves.
+
+        index (B,) which picture; matrices (B, 2, 3) float64 from picture to crop pixels (app.geometry's convention).
+        """
+        height, width = size_hw
+        crops = np.empty((len(index), height, width, 3), np.uint8)
+        maps, pictures = matrices.numpy(), index.tolist()
+
+        def fill(slot: int) -> None:
+            crops[slot] = warp(self.picture(pictures[slot]), maps[slot], (width, height))
+
+        self._each(fill, len(pictures))
+        return torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)
+
+    def _each(self, work: Callable[[int], None], count: int) -> None:
+        for slot in range(count):
+            work(slot)
+
+
+class DecodedPictures(Pictures):
+    """All pictures as one flat uint8 buffer, in main memory or on a GPU.
+
+    On a GPU all crops of a batch are gathered at once, so that the loader is never what training waits for.
+    """
+
+    def __init__(self, images: list[np.ndarray], device: torch.device) -> None:
+        super().__init__([(image.shape[1], image.shape[0]) for image in images], device)
+        starts = np.cumsum([0, *(image.size for image in images)])
+        flat = np.empty(starts[-1], np.uint8)
+        for index, image in enumerate(images):
+            flat[starts[index] : starts[index + 1]] = image.reshape(-1)
+            images[index] = np.empty(0)  # frees the copy: at no time are all pictures held twice
+        self.offset = torch.from_numpy(starts[:-1])  # (N,) first byte
+        self.flat = torch.from_numpy(flat).to(device)
+
+    def picture(self, index: int) -> np.ndarray:
+        """One picture (H, W, 3) uint8 RGB, a view of the buffer where it lies in main memory."""
+        width, height = self.size_wh[index].tolist()
+        start = int(self.offset[index])
+        view = self.flat[start : start + width * height * 3]
+        return view.cpu().numpy().reshape(height, width, 3)
+
+    def sample(self, index: Tensor, matrices: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """As `Pictures.sample`; on a GPU by `sample_by_gather`."""
+        if self.device.type == "cuda":
+            return self.sample_by_gather(index, matrices, size_hw)
+        return super().sample(index, matrices, size_hw)
+
+    def sample_by_gather(self, index: Tensor, matrices: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """`sample` by indexing the flat buffer: bilinear, averaged over 2x2 points per pixel against aliasing."""
+        device, (height, width) = self.device, size_hw
+        linear = torch.linalg.inv(matrices[:, :, :2])
+        shift = -(linear @ matrices[:, :, 2:])
+        back = torch.cat([linear, shift], dim=2).float().to(device)  # (B, 2, 3) crop -> picture
+        sizes = self.size_wh[index].to(device)
+        start = self.offset[index].to(device)
+        total = torch.zeros(len(index), height, width, 3, device=device)
+        for dy, dx in ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)):
+            rows = torch.arange(height, device=device) + dy
+            columns = torch.arange(width, device=device) + dx
+            grid = torch.stack(
+                [
+                    columns.expand(height, width),
+                    rows[:, None].expand(height, width),
+                    torch.ones(height, width, device=device),
+                ]
+            )
+            points = torch.einsum("bij,jhw->bihw", back, grid) - 0.5  # (B, 2, H, W), integer = pixel centre
+            total += self._bilinear(points, sizes, start)
+        return (total / 4).round().clamp(0, 255).to(torch.uint8).permute(0, 3, 1, 2)
+
+    def _bilinear(self, points: Tensor, sizes: Tensor, start: Tensor) -> Tensor:
+        """Colours (B, H, W, 3) float at `points` (B, 2, H, W), neighbours outside the picture being grey."""
+        corner = points.floor()
+        part = points - corner
+        x, y = corner.long().unbind(1)
+        w, h = (sizes[:, axis, None, None] for axis in (0, 1))
+        channels = torch.arange(3, device=points.device)
+        result = torch.zeros(*x.shape, 3, device=points.device)
+        for step_x, weight_x in ((0, 1 - part[:, 0]), (1, part[:, 0])):
+            for step_y, weight_y in ((0, 1 - part[:, 1]), (1, part[:, 1])):
+                column, row = x + step_x, y + step_y
+                inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
+                cell = start[:, None, None] + (row * w + column) * 3
+                colour = self.flat[torch.where(inside, cell, 0)[..., None] + channels].float()
+                colour = torch.where(inside[..., None], colour, float(BORDER_GREY))
+                result += (weight_x * weight_y)[..., None] * colour
+        return result
+
+
+class PictureFiles(Pictures):
+    """Pictures in their files, decoded by one thread a core whenever a batch wants them: for more than memory holds."""
+
+    def __init__(self, files: list[Path], sizes_wh: list[tuple[int, int]], device: torch.device) -> None:
+        super().__init__(sizes_wh, device)
+        self.files = files
+        self.threads = ThreadPoolExecutor(os.cpu_count())
+
+    def picture(self, index: int) -> np.ndarray:
+        """One picture (H, W, 3) uint8 RGB. Raises DataError where the file is no longer what it was at the start."""
+        pixels = decode(self.files[index], tuple(self.size_wh[index].tolist()))
+        if isinstance(pixels, str):
+            raise DataError(pixels)
+        return pixels
+
+    def _each(self, work: Callable[[int], None], count: int) -> None:
+        for _ in self.threads.map(work, range(count)):
+            pass  # asking for the results raises what a thread raised
+
+
+def open_pictures(
+    folder: Path, entries: list[Entry], device: torch.device, keep: str = "auto"
+) -> tuple[list[Entry], Pictures]:
+    """The entries whose `file_name` under `folder` is a picture, of the stated size if any, and those pictures.
+
+    Others are named in the log and left out. keep: decoded in "memory", in "files" to be decoded on demand (then only
+    the headers are looked at now, and a picture that proves broken stops the run), or "auto": in memory if they fit.
+    """
+    if keep not in get_args(Keep):
+        raise DataError(f"pictures are kept in one of {get_args(Keep)}, got {keep!r}")
+    if keep == "auto":
+        needed, room = decoded_bytes(folder, entries), room_bytes(device)
+        keep = "memory" if needed <= room else "files"
+        if keep == "files":
+            log.info("pictures stay in their files: %.1f GB decoded, %.1f GB to spare", needed / 1e9, room / 1e9)
+
+    def named(entry: Entry) -> tuple[Path, tuple[int, int] | None]:
+        stated = (entry["width"], entry["height"]) if "width" in entry else None
+        return folder / str(entry.get("file_name", "(no file_name)")), stated
+
+    if keep == "memory":
+        kept, images = _good(entries, lambda entry: decode(*named(entry)), "decode")
+        return kept, DecodedPictures(images, device)
+    kept, sizes = _good(entries, lambda entry: header_size(*named(entry)), "look at")
+    return kept, PictureFiles([named(entry)[0] for entry in kept], sizes, device)
+
+
+def _good(entries: list[Entry], look: Callable[[Entry], Kept | str], what: str) -> tuple[list[Entry], list[Kept]]:
+    """The entries that `look` finds something for, and it; for others it says what is wrong with them."""
+    kept, found = [], []
+    with ThreadPoolExecutor() as pool:
+        for entry, result in tqdm(
+            zip(entries, pool.map(look, entries), strict=True), what, len(entries), unit="picture"
+        ):
+            if isinstance(result, str):
+                log.warning("left out: %s", result)
+            else:
+                kept.append(entry)
+                found.append(result)
+    return kept, found
+
+
+def decode(file: Path, stated_wh: tuple[int, ...] | None) -> np.ndarray | str:
+    """The picture (H, W, 3) RGB in `file`, or what is wrong with it."""
+    try:
+        pixels = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error) as error:
+        return f"{file}: {error}"
+    if pixels is None:
+        return f"{file}: not a readable picture"
+    height, width = pixels.shape[:2]
+    return _unlike(file, (width, height), stated_wh) or cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def header_size(file: Path, stated_wh: tuple[int, ...] | None) -> tuple[int, int] | str:
+    """Upright width and height of the picture in `file`, from its header alone, or what is wrong with it."""
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            if image.getexif().get(ExifTags.Base.Orientation) in TURNED:
+                width, height = height, width
+    except OSError as error:  # Pillow's own errors among them
+        return f"{file}: {error}"
+    return _unlike(file, (width, height), stated_wh) or (width, height)
+
+
+def _unlike(file: Path, size_wh: tuple[int, int], stated_wh: tuple[int, ...] | None) -> str:
+    if stated_wh is None or size_wh == stated_wh:
+        return ""
+    return f"{file}: is {size_wh[0]}x{size_wh[1]}, annotated {stated_wh[0]}x{stated_wh[1]}"
+
+
+def decoded_bytes(folder: Path, entries: list[Entry], looked_at: int = 200) -> float:
+    """About how much memory the decoded pictures take; of those without a stated size a few are looked at."""
+    stated = [3 * entry["width"] * entry["height"] for entry in entries if "width" in entry]
+    others = [entry for entry in entries if "width" not in entry]
+    chosen = others[:: max(len(others) // looked_at, 1)]
+    sizes = [header_size(folder / str(entry.get("file_name")), None) for entry in chosen]
+    seen = [3 * size[0] * size[1] for size in sizes if not isinstance(size, str)]
+    return float(sum(stated)) + (len(others) * float(np.mean(seen)) if seen else 0.0)
+
+
+def room_bytes(device: torch.device) -> float:
+    """How much of the device's free memory pictures may take: half, shared with the other processes of a machine."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0]) / 2
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # no Linux
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free / 2 / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
