@@ -141,11 +141,13 @@ def train(
     pictures: Annotated[
         str, typer.Option(help="decoded once and kept in memory, or on demand from files: auto, memory or files")
     ] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="speed the network up by torch.compile")] = False,
 ) -> None:
     """Train a pose student or a person detector with online knowledge distillation."""
     commands = _commands()
     with _one_line_errors():
-        typer.echo(commands.run_training(recipe, data, out, device, amp, init, max_hours, limit, teacher, pictures))
+        options = (device, amp, init, max_hours, limit, teacher, pictures, compiled)
+        typer.echo(commands.run_training(recipe, data, out, *options))
 
 
 @app.command()

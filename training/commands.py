@@ -42,6 +42,7 @@ def run_training(
     limit: int | None,
     teacher: Path | None = None,
     pictures: str = "auto",
+    compiled: bool = False,
 ) -> Path:
     """Train `recipe` on the split train of the COCO-format or MPII folder `data`; returns the checkpoint's path."""
     chosen = pick_device(device)
@@ -55,8 +56,9 @@ def run_training(
     about = {"data": f"{len(dataset.people)} people of {data.name}/train.json", "hardware": hardware(chosen)}
     values = load_recipe(recipe)
     return train(
-        values, dataset, out, device=chosen, amp=fast, init=init, teacher=teacher, max_hours=max_hours, about=about
-    )
+        values, dataset, out, device=chosen, amp=fast, init=init, teacher=teacher, max_hours=max_hours,
+        compiled=compiled, about=about,
+    )  # fmt: skip
 
 
 def pick_device(name: str) -> torch.device:

@@ -14,6 +14,7 @@ from training.distillation import soft_loss, soft_targets
 from training.losses import centre_focal, giou_loss
 from training.metrics import recall_at_false_rate
 from training.pictures import Pictures
+from training.snapshots import draw_boxes, grid, pictures
 from training.targets import centre_targets
 
 MIN_SIDE_PX = 8  # of a training person in the network's input: nobody smaller is asked for
@@ -22,6 +23,7 @@ PARTIAL_SOURCES = ("lspet",)  # pictures in which only one of possibly several p
 PARTIAL_NEGATIVE_WEIGHT = 0.2  # what lies unannotated there may still be a person
 PARTIAL_EVERY = 3  # and they are easy, so every third is enough
 TOP_K = 50
+SHOWN, DRAWN_SCORE = 6, 0.3  # held-out pictures drawn for TensorBoard, and people in them
 
 
 def build_model(recipe: Recipe) -> OKDHP:
@@ -115,6 +117,23 @@ class DetectorTask:
         found = detect(model, self.pictures, self.held, (stage.height, stage.width))
         annotated = [self.boxes[i][self.valid[i]].numpy() for i in self.held.tolist()]
         return {name: recall_at_false_rate(results, annotated)[0] for name, results in found.items()}
+
+    @torch.no_grad()
+    def draw(self, model: OKDHP, stage: Stage) -> np.ndarray | None:
+        """A few held-out pictures with the people found, and below them where the ensemble sees their centres."""
+        size_hw, rows = (stage.height, stage.width), self.held[:SHOWN]
+        if not len(rows):
+            return None
+        wh = self.pictures.size_wh[rows]
+        matrices = crop_matrices(torch.cat([torch.zeros_like(wh), wh], 1), size_hw, padding=1.0)
+        crops = self.pictures.sample(rows, matrices, size_hw)
+        outputs: Outputs = model.eval()(crops.float())
+        branch = outputs.branches.get(self.recipe.kept) or next(iter(outputs.branches.values()))
+        assert branch.boxes is not None
+        found = decode_centres(branch.final, branch.boxes, size_hw[0] / branch.final.shape[2], TOP_K)
+        boxes, scores = (values.cpu().numpy() for values in found)
+        marked = [draw_boxes(im, b[s > DRAWN_SCORE]) for im, b, s in zip(pictures(crops), boxes, scores, strict=True)]
+        return grid(crops, marked, outputs.ensemble[:, 0].float())
 
 
 def padded_boxes(dataset: Dataset) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,14 @@
-"""Loss terms, each a scalar over a batch; every one has a slow, obvious twin in the tests."""
+"""Loss terms, each a scalar over a batch; every one has a slow, obvious twin in the tests.
+
+Each is a sum over a divisor, and the divisor is of the whole batch where several processes share it (`group_mean`).
+"""
 
 import math
 
 import torch
 from torch import Tensor
+
+from training.distributed import group_mean
 
 
 def heatmap_mse(heatmaps: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -14,7 +19,7 @@ def heatmap_mse(heatmaps: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """
     error = (heatmaps.float() - target).square().sum((2, 3)) * weight
     energy = target.square().sum((2, 3)) * weight
-    return error.sum() / energy.sum().clamp_min(1.0)
+    return error.sum() / group_mean(energy.sum()).clamp_min(1.0)
 
 
 def pixelwise_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: float) -> Tensor:
@@ -28,7 +33,7 @@ def pixelwise_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: 
     p = log_teacher.exp()
     # Sum of p (log p - log q), with log q = logits - logsumexp(logits): fewer passes over the maps than by log_softmax.
     divergence = (p * (log_teacher - logits)).sum(2) + torch.logsumexp(logits, dim=2)  # (B, K)
-    return (divergence * weight).sum() / weight.sum().clamp_min(1.0)
+    return (divergence * weight).sum() / group_mean(weight.sum()).clamp_min(1.0)
 
 
 def soft_mse(student: Tensor, teacher: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -38,7 +43,7 @@ def soft_mse(student: Tensor, teacher: Tensor, target: Tensor, weight: Tensor) -
     """
     error = (student.float() - teacher.float()).square().sum((2, 3)) * weight
     energy = target.square().sum((2, 3)) * weight
-    return error.sum() / energy.sum().clamp_min(1.0)
+    return error.sum() / group_mean(energy.sum()).clamp_min(1.0)
 
 
 def ramp_up(progress: float) -> float:
@@ -55,7 +60,7 @@ def centre_focal(heatmaps: Tensor, target: Tensor, negative_weight: Tensor) -> T
     positive = (target > 0.999).float()
     hit = -torch.log(p) * (1 - p) ** 2 * positive
     miss = -torch.log(1 - p) * p**2 * (1 - target) ** 4 * (1 - positive) * negative_weight[:, None, None, None]
-    return (hit.sum() + miss.sum()) / positive.sum().clamp_min(1.0)
+    return (hit.sum() + miss.sum()) / group_mean(positive.sum()).clamp_min(1.0)
 
 
 def giou_loss(boxes: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -66,4 +71,4 @@ def giou_loss(boxes: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     union = (boxes[..., 2:] - boxes[..., :2]).prod(-1) + (target[..., 2:] - target[..., :2]).prod(-1) - overlap
     hull = (torch.maximum(boxes[..., 2:], target[..., 2:]) - torch.minimum(boxes[..., :2], target[..., :2])).prod(-1)
     giou = overlap / union.clamp_min(1e-6) - (hull - union) / hull.clamp_min(1e-6)
-    return ((1 - giou) * weight).sum() / weight.sum().clamp_min(1.0)
+    return ((1 - giou) * weight).sum() / group_mean(weight.sum()).clamp_min(1.0)

@@ -19,11 +19,13 @@ from training.metrics import measured, oks, oks_share
 from training.pckh import pckh
 from training.pictures import Pictures
 from training.pose_network import build_model as build_model
+from training.snapshots import draw_skeleton, grid, pictures
 from training.targets import keypoint_heatmaps
 
 log = logging.getLogger("okdhp.train")
 MIN_TRAINED_POINTS, MIN_TRAINED_HEIGHT_PX = 3, 32
 EVALUATION_BATCH = 64
+SHOWN = 8  # held-out people drawn for TensorBoard
 
 
 class PoseTask:
@@ -96,6 +98,24 @@ class PoseTask:
             return {}
         predictions = predict(model, self.pictures, self.held, (stage.height, stage.width))
         return {name: score(keypoints, self.held, self.joints) for name, (keypoints, _) in predictions.items()}
+
+    @torch.no_grad()
+    def draw(self, model: OKDHP, stage: Stage) -> np.ndarray | None:
+        """A few held-out people with the student's skeletons, and below them the ensemble's heatmaps."""
+        people, size_hw = self.held, (stage.height, stage.width)
+        if not len(people):
+            return None
+        shown = slice(0, SHOWN)
+        crops = self.pictures.sample(people.picture[shown], crop_matrices(people.boxes[shown], size_hw), size_hw)
+        outputs: Outputs = model.eval()(crops.float())
+        kept = self.recipe.kept if self.recipe.kept in outputs.branches else next(iter(outputs.branches))
+        heatmaps = outputs.branches[kept].final.float()
+        points, _ = decode_heatmaps(heatmaps, size_hw[0] / heatmaps.shape[2])
+        skeletons = [
+            draw_skeleton(image, keypoints, self.joints.limbs)
+            for image, keypoints in zip(pictures(crops), points.cpu().numpy(), strict=True)
+        ]
+        return grid(crops, skeletons, outputs.ensemble.float().amax(1))
 
 
 def score_name(joints: JointSet) -> str:

@@ -1,6 +1,5 @@
 """The training loop, for poses and people alike; reads from top to bottom."""
 
-import dataclasses
 import logging
 import math
 import signal
@@ -12,22 +11,21 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model.okdhp import OKDHP, Outputs
-from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.config import Recipe, Stage, recipe_from_dict
+from training.checkpoint import CheckpointError, load_checkpoint
+from training.config import Recipe, Stage
 from training.data import Dataset
 from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
 from training.ema import EMA
-from training.joints import COCO
 from training.losses import ramp_up
 from training.pictures import DataError
 from training.pose_task import PoseTask
-from training.restore import joints_of
+from training.progress import Progress
 from training.teacher import Teacher, check_teacher, load_teacher
 
 log = logging.getLogger("okdhp.train")
@@ -50,6 +48,7 @@ class Task(Protocol):
         self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float
     ) -> dict[str, Tensor]: ...
     def evaluate(self, model: OKDHP, stage: Stage) -> dict[str, float]: ...
+    def draw(self, model: OKDHP, stage: Stage) -> np.ndarray | None: ...
 
 
 def train(
@@ -62,16 +61,18 @@ def train(
     init: Path | None = None,
     teacher: Path | None = None,
     max_hours: float = math.inf,
+    compiled: bool = False,
     about: dict[str, str] | None = None,
 ) -> Path:
     """Train `recipe` on `dataset`, write `out/last.pt` after every epoch and return its path; resumes from it if there.
 
     init: a checkpoint whose equally named and shaped weights start the network. teacher: the checkpoint of a heavy
     network that a recipe with distillation = "teacher" learns from. max_hours: stop cleanly after the
-    epoch in which that time passes. about: facts for the model card ("data", "hardware"), kept in the checkpoint.
-    SIGTERM and SIGINT stop at the next step; a resumed run is the uninterrupted one, because every batch's randomness
-    comes from (seed, epoch, step) alone and an epoch restarts from its beginning. Under torchrun each process takes its
-    share of every batch.
+    epoch in which that time passes. compiled: by torch.compile. about: facts for the model card ("data", "hardware"),
+    kept in the checkpoint.
+    SIGTERM and SIGINT write the checkpoint after the step under way and stop; a resumed run is the uninterrupted one,
+    because every batch's randomness comes from (seed, epoch, step) alone. Under torchrun each process takes its share
+    of every batch; norms and losses are taken over the whole of it, so that the number of processes changes nothing.
     Raises NonFiniteLoss, DataError, CheckpointError, RecipeError.
     """
     check_teacher(recipe, teacher)
@@ -81,32 +82,37 @@ def train(
     task = kind(recipe, dataset, held_pictures(dataset.image_ids, recipe.holdout))
     if len(task) < max(stage.batch for stage in recipe.stages):
         raise DataError(f"{len(task)} training examples do not fill one batch of {recipe.stages[0].batch}")
-    model = task.build().to(device)
+    model = group.prepare(task.build().to(device))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if init is not None:
         start_from(model, init)
     optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     taught_by = load_teacher(teacher, recipe, device) if teacher is not None else None
-    run = Run(recipe, task, model, EMA(model, recipe.ema_decay), optimiser, group, device, amp, taught_by)
+    forward = group.wrap(model)
+    if compiled:
+        forward = torch.compile(forward)  # type: ignore[assignment]  # it is called like the module it wraps
+    run = Run(recipe, task, model, forward, EMA(model, recipe.ema_decay), optimiser, group, device, amp, taught_by)
     state = Progress(run, out / "last.pt", {**(about or {}), "joints": dataset.joints.name})
     state.resume()
     stop, began = stop_on_signal(), time.monotonic()
     board = SummaryWriter(str(out)) if group.leads else None
     for epoch in range(state.epoch, recipe.epochs):
-        if epoch > 0 and recipe.stage_of(epoch) is not recipe.stage_of(epoch - 1):
+        stage = recipe.stage_of(epoch)
+        if epoch > 0 and state.step == 0 and stage is not recipe.stage_of(epoch - 1):
             run.ema.restart(model)
         means = run_epoch(run, state, epoch, stop)
         if means is None:
-            log.warning("stopped in epoch %d; %s holds everything up to its beginning", epoch + 1, state.path)
+            log.warning("stopped after step %d of epoch %d; %s goes on from there", state.step, epoch + 1, state.path)
             break
-        hours = (time.monotonic() - began) / 3600
         if board is not None:
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                scores = task.evaluate(run.ema.model, recipe.stage_of(epoch))
-            state.finish(epoch, means, scores, hours)
+                scores, drawn = task.evaluate(run.ema.model, stage), task.draw(run.ema.model, stage)
+            state.finish(epoch, means, scores)
             report(board, epoch, recipe, task.score_name, means, scores)
-        if group.any(hours > max_hours):
-            log.warning("stopped after %.2f hours, as asked", hours)
+            if drawn is not None:
+                board.add_image("held-out", drawn, epoch, dataformats="HWC")
+        if group.any((time.monotonic() - began) / 3600 > max_hours):
+            log.warning("stopped after %.2f hours, as asked", max_hours)
             break
     if board is not None:
         board.close()
@@ -116,11 +122,12 @@ def train(
 
 @dataclass
 class Run:
-    """What a step works on."""
+    """What a step works on; `forward` calls `model`, distributed or compiled as may be."""
 
     recipe: Recipe
     task: Task
     model: OKDHP
+    forward: nn.Module
     ema: EMA
     optimiser: torch.optim.Optimizer
     group: Group
@@ -129,23 +136,23 @@ class Run:
     teacher: Teacher | None = None
 
 
-def run_epoch(run: Run, state: "Progress", epoch: int, stop: Callable[[], bool]) -> dict[str, float] | None:
-    """One pass over the training examples; returns each loss term's mean, or None when it was stopped."""
-    recipe, stage, model = run.recipe, run.recipe.stage_of(epoch), run.group.wrap(run.model)
+def run_epoch(run: Run, state: Progress, epoch: int, stop: Callable[[], bool]) -> dict[str, float] | None:
+    """One pass over the examples, from `state.step` on; returns each loss term's mean, or None when it was stopped."""
+    recipe, stage, first = run.recipe, run.recipe.stage_of(epoch), state.step
     steps = len(run.task) // stage.batch
-    sums: dict[str, Tensor] = {}
+    sums = {name: torch.tensor(value, device=run.device) for name, value in state.sums.items()}
     unchecked: list[dict[str, Tensor]] = []  # looked at every few steps: asking a GPU for a number makes it wait
-    model.train()
+    run.model.train()
     title = f"epoch {epoch + 1}/{recipe.epochs} {stage.height}x{stage.width}"
-    bar = tqdm(total=steps, desc=title, unit="step", disable=not run.group.leads, mininterval=0.5)
-    for step, (images, targets) in enumerate(batches(run, stage, epoch)):
+    bar = tqdm(total=steps, initial=first, desc=title, unit="step", disable=not run.group.leads, mininterval=0.5)
+    for step, (images, targets) in enumerate(batches(run, stage, epoch, first), start=first):
         fraction = state.done_before(epoch) + (step / steps) * state.share_of(epoch)
         for group in run.optimiser.param_groups:
             group["lr"] = learning_rate(recipe, fraction, epoch + step / steps)
         kd_weight = recipe.kd_weight * ramp_up(fraction / recipe.kd_ramp)
         images = images.to(run.device, memory_format=torch.channels_last, non_blocking=True)
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.amp):
-            outputs = model(images)
+            outputs = run.forward(images)
             if run.teacher is not None:
                 targets["teacher"] = run.teacher.heatmaps(images)
         terms = run.task.losses(outputs, targets, stage, kd_weight)
@@ -163,18 +170,24 @@ def run_epoch(run: Run, state: "Progress", epoch: int, stop: Callable[[], bool])
             bar.set_postfix_str(" ".join(f"{name} {value.item() / (step + 1):.4f}" for name, value in sums.items()))
         bar.update()
         if run.group.any(stop()):
+            check_finite(unchecked, epoch, step)
             bar.close()
+            state.interrupt(epoch, step + 1, {name: value.item() for name, value in sums.items()})
             return None
     bar.close()
+    state.step, state.sums = 0, {}
     return {name: value.item() / steps for name, value in sums.items()}
 
 
-def batches(run: Run, stage: Stage, epoch: int) -> Iterator[Batch]:
-    """The epoch's batches, this process's share of each: a function of (seed, epoch, step, rank) alone."""
+def batches(run: Run, stage: Stage, epoch: int, first: int = 0) -> Iterator[Batch]:
+    """The epoch's batches from step `first` on, this process's share of each.
+
+    A batch is a function of (seed, epoch, step, rank) alone.
+    """
     seed, rank = run.recipe.seed, run.group.rank
     order = torch.randperm(len(run.task), generator=seeded(seed, epoch, 0))
     whole = [rows for rows in torch.split(order, stage.batch) if len(rows) == stage.batch]
-    for step, rows in enumerate(whole):
+    for step, rows in enumerate(whole[first:], start=first):
         yield run.task.batch(run.group.share(rows), stage, seeded(seed, epoch, step + 1 + rank * len(whole)))
 
 
@@ -250,60 +263,3 @@ def report(
     losses = " ".join(f"{key} {value:.4f}" for key, value in means.items())
     shown = " ".join(f"{key} {value:.4f}" for key, value in scores.items())
     log.info("epoch %d/%d  %s  held-out %s: %s", epoch + 1, recipe.epochs, losses, name, shown)
-
-
-class Progress:
-    """How far a run is, and its checkpoint."""
-
-    def __init__(self, run: Run, path: Path, about: dict[str, str]) -> None:
-        self.run, self.path, self.about = run, path, about
-        self.epoch, self.hours = 0, 0.0
-        self.history: list[dict[str, Any]] = []
-        recipe = run.recipe
-        steps = [len(run.task) // recipe.stage_of(e).batch for e in range(recipe.epochs)]
-        self.cumulative = np.cumsum([0, *steps]) / sum(steps)
-
-    def done_before(self, epoch: int) -> float:
-        """Share 0..1 of all steps before `epoch`."""
-        return float(self.cumulative[epoch])
-
-    def share_of(self, epoch: int) -> float:
-        """Share 0..1 of all steps in `epoch`."""
-        return float(self.cumulative[epoch + 1] - self.cumulative[epoch])
-
-    def resume(self) -> None:
-        """Continue from the checkpoint if there is one. Raises CheckpointError if it is another recipe's."""
-        if not self.path.exists():
-            return
-        content, run = load_checkpoint(self.path), self.run
-        if recipe_from_dict(content["recipe"]) != run.recipe:  # keys that came later have their defaults
-            raise CheckpointError(f"{self.path}: belongs to another recipe; choose another output folder")
-        if run.teacher is not None and run.teacher.identity != content.get("teacher"):
-            raise CheckpointError(f"{self.path}: was taught by another teacher; choose another output folder")
-        if joints_of(content).name != self.about.get("joints", COCO.name):
-            raise CheckpointError(f"{self.path}: has learnt other keypoints; choose another output folder")
-        run.model.load_state_dict(content["model"])
-        run.ema.model.load_state_dict(content["ema"])
-        run.ema.updates = content["ema_updates"]
-        run.optimiser.load_state_dict(content["optimiser"])
-        self.epoch, self.hours, self.history = content["epoch"], content["hours"], content["history"]
-        log.info("resumed %s after epoch %d", self.path, self.epoch)
-
-    def finish(self, epoch: int, means: dict[str, float], scores: dict[str, float], hours: float) -> None:
-        """Note the epoch's figures and write the checkpoint. `hours` since this process began."""
-        self.history.append({"epoch": epoch, "losses": means, "scores": scores})
-        run = self.run
-        content = {
-            "recipe": dataclasses.asdict(run.recipe),
-            "model": run.model.state_dict(),
-            "ema": run.ema.model.state_dict(),
-            "ema_updates": run.ema.updates,
-            "optimiser": run.optimiser.state_dict(),
-            "epoch": epoch + 1,
-            "hours": self.hours + hours,
-            "history": self.history,
-            "torch": str(torch.__version__),
-            "teacher": run.teacher.identity if run.teacher is not None else "",
-            **self.about,
-        }
-        save_checkpoint(self.path, content)

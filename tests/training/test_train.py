@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -68,6 +70,41 @@ def test_interrupted_and_resumed_run_equals_the_uninterrupted_one(drawn_folder: 
     assert [entry["scores"] for entry in part["history"]] == [entry["scores"] for entry in whole["history"]]
 
 
+def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(
+    drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(POSE, drawn_folder, tmp_path / "whole")
+    steps = iter(range(1, 100))
+    monkeypatch.setattr("training.train.stop_on_signal", lambda: lambda: next(steps) in (2, 5, 6))
+    parts = [run(POSE, drawn_folder, tmp_path / "parts") for _ in range(4)]
+    per_epoch = 3
+    assert [part["epoch"] * per_epoch + part["step"] for part in parts[:3]] == [2, 5, 6]
+    for kind in ("model", "ema"):
+        for name, value in whole[kind].items():
+            torch.testing.assert_close(parts[-1][kind][name], value, rtol=0, atol=0, msg=name)
+    assert parts[-1]["history"] == whole["history"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of parts of its own
+@pytest.mark.timeout(300)
+def test_a_compiled_network_learns_what_the_plain_one_does(drawn_folder: Path, tmp_path: Path) -> None:
+    once = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),), learning_rate=1e-4)
+    plain, compiled = (run(once, drawn_folder, tmp_path / str(c), compiled=c) for c in (False, True))
+    assert compiled["history"][0]["losses"] == pytest.approx(plain["history"][0]["losses"], rel=1e-3)
+    assert set(compiled["model"]) == set(plain["model"])
+
+
+@pytest.mark.parametrize("recipe", [POSE, DETECTOR])
+def test_every_epoch_draws_what_the_network_sees(recipe: Recipe, drawn_folder: Path, tmp_path: Path) -> None:
+    run(recipe, drawn_folder, tmp_path)
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    shown = events.Images("held-out")
+    assert [image.step for image in shown] == [0, 1, 2]
+    last = recipe.stages[-1]
+    assert (shown[-1].height, shown[-1].width % last.width) == (2 * last.height, 0)
+
+
 def test_distillation_changes_what_is_learnt(drawn_folder: Path, tmp_path: Path) -> None:
     with_kd = run(dataclasses.replace(POSE, kd_ramp=0.1), drawn_folder, tmp_path / "on")
     without = run(dataclasses.replace(POSE, kd_weight=0.0), drawn_folder, tmp_path / "off")
@@ -101,7 +138,7 @@ def test_too_few_examples_for_a_batch_are_refused(drawn_folder: Path, tmp_path: 
         run(dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=999),)), drawn_folder, tmp_path)
 
 
-def test_sigterm_ends_the_run_cleanly_between_checkpoints(drawn_folder: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_ends_the_run_cleanly(drawn_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(
         'name = "x"\ntask = "pose"\n[encoder]\nwidths = [8, 8, 8, 8, 8]\n'
         "[[stages]]\nepochs = 99999\nheight = 64\nwidth = 64\nbatch = 4\n"
@@ -116,7 +153,7 @@ def test_sigterm_ends_the_run_cleanly_between_checkpoints(drawn_folder: Path, tm
         process.send_signal(signal.SIGTERM)
         said += process.stderr.read()
     assert process.returncode == 0, said
-    assert "stopped in epoch" in said
+    assert "stopped after step" in said
     assert "Traceback" not in said
     assert load_checkpoint(tmp_path / "last.pt")["epoch"] >= 1
 
