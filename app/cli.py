@@ -190,11 +190,14 @@ def evaluate(
     pose: Annotated[Path, typer.Option(help="an exported pose student")] = WEIGHTS / "pose.onnx",
     detector: Annotated[Path | None, typer.Option(help="an exported detector")] = WEIGHTS / "detector.onnx",
     limit: Annotated[int | None, typer.Option(help="use only so many pictures, for a trial")] = None,
+    held_out: Annotated[
+        float, typer.Option(help="with a recipe's holdout, only the pictures of --split train that it keeps aside")
+    ] = 0.0,
 ) -> None:
     """Print how good exported files are on annotated pictures."""
     commands = _commands()
     with _one_line_errors():
-        commands.run_evaluate(data, split, pose, detector, limit)
+        commands.run_evaluate(data, split, pose, detector, limit, held_out)
 
 
 @app.command()

@@ -60,14 +60,27 @@ class Dataset:
     joints: JointSet = COCO
 
 
+def held_pictures(image_ids: np.ndarray, share: float) -> np.ndarray:
+    """Which pictures (N,) bool are kept aside: by their id alone, so that every run and machine agrees."""
+    mixed = (image_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(
+        40
+    )  # Knuth's multiplicative hash
+    return mixed < share * 2**24
+
+
 def load_coco(
-    folder: Path, name: str, device: torch.device | None = None, limit: int | None = None, keep: str = "auto"
+    folder: Path,
+    name: str,
+    device: torch.device | None = None,
+    limit: int | None = None,
+    keep: str = "auto",
+    held_out: float = 0.0,
 ) -> Dataset:
     """Read `name` of a COCO-format folder (`training.coco.find_split` says where).
 
     A broken picture or annotation is named in the log and left out. `limit` takes the first so many pictures of a
-    shuffled list (for tests and trials). keep: where the pictures are, as `open_pictures` has it. Raises DataError when
-    the folder holds nothing to use.
+    shuffled list (for tests and trials). keep: where the pictures are, as `open_pictures` has it. held_out: above 0,
+    only the pictures that training with this holdout keeps aside. Raises DataError when the folder has nothing to use.
     """
     path, folder, source = find_split(folder, name)
     try:
@@ -75,6 +88,9 @@ def load_coco(
     except (OSError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: expected a COCO keypoints file: {error}") from error
     entries = content.get("images", [])
+    if held_out > 0:
+        held = held_pictures(np.array([entry["id"] for entry in entries], dtype=np.int64), held_out)
+        entries = [entry for entry, kept_aside in zip(entries, held, strict=True) if kept_aside]
     if limit is not None:
         chosen = np.random.default_rng(0).permutation(len(entries))[:limit]
         entries = [entries[i] for i in sorted(chosen)]

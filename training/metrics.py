@@ -12,7 +12,10 @@ MIN_LABELLED = 5  # people with fewer labelled keypoints, or a lower box, are to
 MIN_BOX_HEIGHT_PX = 64
 FALSE_PER_PICTURE = 0.3  # the working point of a detector's evaluation
 
+RIGHT, NEITHER, FALSE = 1, 0, -1  # what a found box is
+
 Floats = NDArray[Any]
+Found = list[tuple[Floats, Floats]]  # each picture's boxes (N, 4) xyxy, best first, and their scores (N,)
 
 
 def oks(predicted: Floats, annotated: Floats, labelled: NDArray[np.bool_], area: Floats) -> Floats:
@@ -61,24 +64,34 @@ def match_boxes(found: Floats, annotated: Floats, threshold: float = 0.5) -> NDA
     return claimed
 
 
-def recall_at_false_rate(
-    found: list[tuple[Floats, Floats]], annotated: list[Floats], rate: float = FALSE_PER_PICTURE
-) -> tuple[float, float]:
+def recall_at_false_rate(found: Found, annotated: list[Floats], rate: float = FALSE_PER_PICTURE) -> tuple[float, float]:
     """Recall at IoU 0.5 of people taller than 64 px where `rate` false people are found a picture, and that threshold.
 
     A found box that matches a smaller listed person is neither right nor wrong.
     """
+    scores, kinds, total = _outcomes(found, annotated)
+    order = np.argsort(-scores)
+    false = np.cumsum(kinds[order] == FALSE)
+    last = int(np.searchsorted(false, rate * len(found), side="right")) - 1
+    if last < 0:
+        return 0.0, 1.0
+    return float((kinds[order][: last + 1] == RIGHT).sum() / max(total, 1)), float(scores[order][last])
+
+
+def recall_and_false_rate(found: Found, annotated: list[Floats], threshold: float) -> tuple[float, float]:
+    """As `recall_at_false_rate` counts them: recall, and false people a picture, of scores of at least `threshold`."""
+    scores, kinds, total = _outcomes(found, annotated)
+    kept = kinds[scores >= threshold]
+    return float((kept == RIGHT).sum() / max(total, 1)), float((kept == FALSE).sum() / max(len(found), 1))
+
+
+def _outcomes(found: Found, annotated: list[Floats]) -> tuple[Floats, NDArray[np.int64], int]:
+    """Every found box's score and what it is, and how many tall people there are."""
     scores, kinds, total = [], [], 0
     for (boxes, confidence), listed in zip(found, annotated, strict=True):
         tall = (listed[:, 3] - listed[:, 1]) > MIN_BOX_HEIGHT_PX
         total += int(tall.sum())
         claimed = match_boxes(boxes, listed)
-        kinds.append(np.where(claimed < 0, -1, np.append(tall, False)[claimed].astype(int)))
+        kinds.append(np.where(claimed < 0, FALSE, np.append(tall, False)[claimed].astype(int)))
         scores.append(confidence)
-    score, kind = np.concatenate(scores), np.concatenate(kinds)
-    order = np.argsort(-score)
-    false = np.cumsum(kind[order] == -1)
-    last = int(np.searchsorted(false, rate * len(found), side="right")) - 1
-    if last < 0:
-        return 0.0, 1.0
-    return float((kind[order][: last + 1] == 1).sum() / max(total, 1)), float(score[order][last])
+    return np.concatenate(scores), np.concatenate(kinds), total

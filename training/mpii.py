@@ -13,7 +13,7 @@ import scipy.io
 import torch
 from numpy.typing import NDArray
 
-from training.data import Dataset, People
+from training.data import Dataset, People, held_pictures
 from training.joints import MPII
 from training.pictures import DataError, open_pictures
 
@@ -69,14 +69,22 @@ def is_mpii(folder: Path) -> bool:
 
 
 def load_mpii(
-    folder: Path, name: str, device: torch.device | None = None, limit: int | None = None, keep: str = "auto"
+    folder: Path,
+    name: str,
+    device: torch.device | None = None,
+    limit: int | None = None,
+    keep: str = "auto",
+    held_out: float = 0.0,
 ) -> Dataset:
     """Read split `name` of an MPII folder, its pictures under `folder/images`; people have 16 keypoints.
 
-    `limit` and `keep` as in `training.data.load_coco`. Raises DataError when the folder holds nothing to use.
+    `limit`, `keep` and `held_out` as in `training.data.load_coco`. Raises DataError when there is nothing to use.
     """
     everyone = read_mpii(folder, name)
     names = sorted(set(everyone.images.tolist()))
+    if held_out > 0:
+        held = held_pictures(np.array([_image_id(file) for file in names]), held_out)
+        names = [file for file, kept_aside in zip(names, held, strict=True) if kept_aside]
     if limit is not None:
         names = [names[i] for i in sorted(np.random.default_rng(0).permutation(len(names))[:limit])]
     entries = [{"file_name": file} for file in names]

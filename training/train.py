@@ -18,7 +18,7 @@ from tqdm import tqdm
 from model.okdhp import OKDHP, Outputs
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.config import Recipe, Stage
-from training.data import Dataset
+from training.data import Dataset, held_pictures
 from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
 from training.ema import EMA
@@ -195,14 +195,6 @@ def seeded(seed: int, epoch: int, step: int) -> Generator:
     """A generator that depends on its three numbers alone."""
     entropy = np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)[0]
     return Generator().manual_seed(int(entropy >> np.uint64(1)))
-
-
-def held_pictures(image_ids: np.ndarray, share: float) -> np.ndarray:
-    """Which pictures (N,) bool are kept aside: by their id alone, so that every run and machine agrees."""
-    mixed = (image_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(
-        40
-    )  # Knuth's multiplicative hash
-    return mixed < share * 2**24
 
 
 def learning_rate(recipe: Recipe, fraction: float, epochs_done: float) -> float:

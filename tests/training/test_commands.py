@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.settings import Settings
 from model.export import sha256
 from training.checkpoint import load_checkpoint
 from training.commands import pick_device, wants_amp
@@ -106,6 +107,7 @@ def test_evaluate_prints_a_row_for_each_source_and_the_whole_pipeline(trained: P
     assert "coco" in said
     assert "all" in said
     assert "recall" in said
+    assert f"at the default POSE_MIN_SCORE of {Settings.model_fields['min_score'].default:g}" in said
     assert "AP" in said
 
 

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from app.geometry import crop_matrix, letterbox_matrix, warp
 from training.augment import crop_matrices
-from training.data import annotation_fault
+from training.data import annotation_fault, held_pictures
 from training.datasets import load_dataset
 from training.pictures import DataError, DecodedPictures, PictureFiles, open_pictures
 
@@ -176,3 +176,11 @@ def test_pictures_stay_in_their_files_where_memory_cannot_hold_them(
 def test_pictures_can_be_kept_in_three_ways_only(drawn_folder: Path) -> None:
     with pytest.raises(DataError, match="got 'disk'"):
         load_dataset(drawn_folder, "train", keep="disk")
+
+
+def test_what_training_keeps_aside_can_be_loaded_alone(drawn_folder: Path) -> None:
+    whole, held = load_dataset(drawn_folder, "train"), load_dataset(drawn_folder, "train", held_out=0.4)
+    expected = set(whole.image_ids[held_pictures(whole.image_ids, 0.4)].tolist())
+    assert 0 < len(expected) < len(whole.pictures)
+    assert set(held.image_ids.tolist()) == expected
+    assert set(held.people.image_ids.tolist()) == expected

@@ -22,7 +22,8 @@ from training.distributed import join_group, leave_group
 from training.ema import EMA
 from training.pose_task import PoseTask
 from training.progress import Progress
-from training.train import Run, held_pictures, parameter_groups, run_epoch
+from training.data import held_pictures
+from training.train import Run, parameter_groups, run_epoch
 
 still = Augment(flip=0, scale=0, rotation=0, shift=0, half_body=0, occlusion=0, colour=0, low_light=0, noise=0, blur=0)
 recipe = Recipe(name="x", task="pose", stages=(Stage(2, 64, 64, batch=8),), augment=still, holdout=0.0,

@@ -6,7 +6,15 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from training.metrics import iou, match_boxes, measured, oks, oks_share, recall_at_false_rate
+from training.metrics import (
+    iou,
+    match_boxes,
+    measured,
+    oks,
+    oks_share,
+    recall_and_false_rate,
+    recall_at_false_rate,
+)
 
 
 def test_oks_equals_the_official_evaluators(drawn_folder: Path) -> None:
@@ -66,3 +74,16 @@ def test_recall_is_read_where_the_allowed_false_people_are_used_up() -> None:
     assert recall_at_false_rate(found, listed, rate=0.5) == (0.5, 0.7)
     assert recall_at_false_rate(found, listed, rate=1.0) == (1.0, 0.5)
     assert recall_at_false_rate(found, listed, rate=0.0) == (0.5, 0.8)
+
+
+def test_a_threshold_has_its_recall_and_its_false_people() -> None:
+    box, elsewhere, small = (
+        np.array([[0.0, 0, 50, 100]]),
+        np.array([[200.0, 0, 250, 100]]),
+        np.array([[0.0, 0, 20, 40]]),
+    )
+    found = [(np.concatenate([box, elsewhere]), np.array([0.9, 0.4])), (small, np.array([0.8]))]
+    listed = [box, np.concatenate([small, elsewhere])]
+    assert recall_and_false_rate(found, listed, 0.4) == (0.5, 0.5)  # the small one is neither right nor wrong
+    assert recall_and_false_rate(found, listed, 0.41) == (0.5, 0.0)
+    assert recall_and_false_rate(found, listed, 0.95) == (0.0, 0.0)

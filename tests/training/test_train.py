@@ -13,9 +13,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Augment, Branch, Encoder, Recipe, Stage
+from training.data import held_pictures
 from training.datasets import load_dataset
 from training.pictures import DataError
-from training.train import NonFiniteLoss, check_finite, held_pictures, learning_rate, train
+from training.train import NonFiniteLoss, check_finite, learning_rate, train
 
 CPU = torch.device("cpu")
 TINY = Encoder((8, 12, 16, 24, 32), (0, 0, 0, 0, 0))
