@@ -175,12 +175,15 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="last.pt of a training run")],
     out: Annotated[Path, typer.Argument(help="the ONNX file to write; its model card lands beside it")],
     branch: Annotated[str | None, typer.Option(help="the recipe's kept one unless named")] = None,
-    data: Annotated[Path | None, typer.Option(help="folder whose val.json to score the file on")] = None,
+    data: Annotated[Path | None, typer.Option(help="folder to calibrate scores and score the file on")] = None,
+    version: Annotated[str, typer.Option(help="what the model card and clients are told")] = "1",
 ) -> None:
     """Write one branch of a checkpoint as a self-contained ONNX file, a model card and a slim checkpoint for --init."""
-    commands = _commands()
+    _commands()
+    from training.exporting import run_export
+
     with _one_line_errors():
-        typer.echo(orjson.dumps(commands.run_export(checkpoint, out, branch, data)["scores"]).decode())
+        typer.echo(orjson.dumps(run_export(checkpoint, out, branch, data, version)["scores"]).decode())
 
 
 @app.command()

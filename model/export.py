@@ -1,7 +1,9 @@
 """Self-contained ONNX files: uint8 pictures in, keypoints or boxes out, normalisation and decoding in the graph."""
 
 import hashlib
+import math
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -16,20 +18,40 @@ from model.student import Encoder
 
 OPSET = 18
 TOP_K = 50
+FAINTEST = 1e-4  # peaks below this have no logarithm to speak of
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From a heatmap's peak to a chance: peak^slope / (peak^slope + half^slope); a peak of `half` is an even bet.
+
+    A logistic function of the peak's logarithm: where there is no peak there is no chance.
+    """
+
+    half: float
+    slope: float
+
+    def __call__(self, peaks: Tensor) -> Tensor:
+        """Peaks (...) in 0..1 to scores (...) in 0..1."""
+        return torch.sigmoid(self.slope * (peaks.clamp_min(FAINTEST).log() - math.log(self.half)))
 
 
 class DeployedPose(nn.Module):
-    """crops (N, H, W, 3) uint8 RGB -> keypoints (N, K, 2) x, y in crop pixels, scores (N, K) in 0..1."""
+    """crops (N, H, W, 3) uint8 RGB -> keypoints (N, K, 2) x, y in crop pixels, scores (N, K) in 0..1.
+
+    Without a `calibration` the scores are the heatmaps' peaks.
+    """
 
     inputs, outputs = "crops", ("keypoints", "scores")
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, calibration: Calibration | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.calibration = network, calibration
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         heatmaps = self.network(crops.permute(0, 3, 1, 2).float()).final
-        return decode_heatmaps(heatmaps, crops.shape[1] / heatmaps.shape[2])
+        keypoints, peaks = decode_heatmaps(heatmaps, crops.shape[1] / heatmaps.shape[2])
+        return keypoints, self.calibration(peaks) if self.calibration else peaks
 
 
 class DeployedDetector(nn.Module):
@@ -49,13 +71,13 @@ class DeployedDetector(nn.Module):
 Deployed = DeployedPose | DeployedDetector
 
 
-def deploy(model: OKDHP, branch: str, task: str) -> Deployed:
+def deploy(model: OKDHP, branch: str, task: str, calibration: Calibration | None = None) -> Deployed:
     """Trunk and one branch of `model` as the deployed graph, re-parameterised. Changes `model`: pass a copy."""
     network = fuse(model.deployed(branch))
     for module in network.modules():
         if isinstance(module, Encoder):
             module.fold_pixel_scale()
-    return (DeployedPose(network) if task == "pose" else DeployedDetector(network)).eval()
+    return (DeployedPose(network, calibration) if task == "pose" else DeployedDetector(network)).eval()
 
 
 def export_onnx(deployed: Deployed, size_hw: tuple[int, int], path: Path) -> None:

@@ -1,35 +1,24 @@
 """What `okdhp train`, `export` and `evaluate` do, once their options are read."""
 
-import copy
-import dataclasses
-import datetime
-import json
 import os
 import platform
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import cv2
 import torch
 
 from app.settings import Settings
-from model.export import cost, deploy, export_onnx, sha256
-from training.checkpoint import load_checkpoint, save_checkpoint
 from training.coco import find_split
 from training.config import load_recipe
 from training.data import Dataset
 from training.datasets import load_dataset
-from training.evaluate import coco_ap, detector_table, load_network, mpii_pckh, oks_table, pose_results
+from training.evaluate import Measured, coco_ap, detector_table, load_network, measure_poses, pose_results
 from training.joints import MPII
-from training.kept import kept_branch
 from training.metrics import Found, recall_and_false_rate, recall_at_false_rate
 from training.pckh import Pckh
-from training.restore import joints_of, restore
 from training.served import serve
 from training.train import train
 
-VERSION = "1"
 # Share of people with OKS >= t, mean over t, of MediaPipe 0.10.21's BlazePose Full on 1.5x crops of the same val.json.
 BLAZEPOSE_FULL = {"coco": 0.29, "lspet": 0.54}
 
@@ -88,70 +77,6 @@ def _cpu_flags() -> str:
         return ""
 
 
-def run_export(checkpoint: Path, out: Path, branch: str | None, data: Path | None) -> dict[str, Any]:
-    """Write the deployed ONNX file `out` of a checkpoint, its model card and a slim checkpoint; returns the card.
-
-    branch: the recipe's kept one unless named. data: a folder whose val.json the exported file is scored on.
-    """
-    content = load_checkpoint(checkpoint)
-    recipe, model = restore(content)
-    size_hw = (recipe.stages[-1].height, recipe.stages[-1].width)
-    kept = branch or kept_branch(recipe, content["history"])
-    deployed = deploy(copy.deepcopy(model).eval(), kept, recipe.task)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    export_onnx(deployed, size_hw, out)
-    card = {
-        "name": recipe.name,
-        "version": VERSION,
-        "task": recipe.task,
-        "file": out.name,
-        "sha256": sha256(out),
-        "date": datetime.date.today().isoformat(),
-        "input": {"height": size_hw[0], "width": size_hw[1], "layout": "NHWC", "dtype": "uint8", "colour": "RGB"},
-        "keypoints": list(joints_of(content).names) if recipe.task == "pose" else [],
-        **cost(deployed, size_hw),
-        "branch": kept,
-        "data": content.get("data", ""),
-        "trained": {
-            "epochs": content["epoch"],
-            "hours": round(content["hours"], 2),
-            "hardware": content.get("hardware", ""),
-            "torch": content["torch"],
-            "commit": _commit(),
-            "seed": recipe.seed,
-        },
-        "held_out": content["history"][-1]["scores"] if content["history"] else {},
-        "scores": {},
-        "recipe": dataclasses.asdict(recipe),
-    }
-    if data is not None:
-        card.update(_scored(out, recipe.task, load_dataset(data, "val")))
-    out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
-    save_checkpoint(out.with_suffix(".pt"), slim(content))
-    return card
-
-
-def slim(content: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint to start other runs from: the averaged weights of all branches in half precision, nothing else."""
-    halved = {name: value.half() if value.is_floating_point() else value for name, value in content["ema"].items()}
-    return {**content, "ema": halved, "model": {}, "optimiser": {}}
-
-
-def _scored(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:
-    """The card's `scores` (and a detector's recommended `min_score`), measured on `dataset`."""
-    network = load_network(path)
-    if task == "pose" and dataset.joints == MPII:
-        found = mpii_pckh(network, dataset)
-        named = {"pckh_50": found.at_50, "pckh_10": found.at_10, "auc": found.auc}
-        return {"scores": {key: round(value, 4) for key, value in named.items()} | {"command": "okdhp evaluate"}}
-    if task == "pose":
-        table = oks_table(network, dataset)
-        scores: dict[str, Any] = {f"oks_share/{source}": round(value, 4) for source, (_, value) in table.items()}
-        return {"scores": scores | {"command": "okdhp evaluate"}}
-    row = detector_table(network, dataset)
-    return {"scores": row | {"command": "okdhp evaluate"}, "min_score": row["candidates_threshold"]}
-
-
 def run_evaluate(
     data: Path, split: str, pose: Path, detector: Path | None, limit: int | None, held_out: float = 0.0
 ) -> None:
@@ -161,14 +86,17 @@ def run_evaluate(
     """
     dataset = load_dataset(data, split, limit=limit, held_out=held_out)
     network = load_network(pose)
+    measured = measure_poses(network, dataset)
     if dataset.joints == MPII:
-        _print_pckh(pose, mpii_pckh(network, dataset))
+        _print_pckh(pose, measured.pckh())
+        _print_reliability(measured)
         return
     print(f"\n{pose}, listed boxes, no flip test: share of people with OKS >= t, mean over t = .50:.05:.95")
     print(f"{'source':<10}{'people':>8}{'share':>9}{'BlazePose Full':>16}")
-    for source, (count, value) in oks_table(network, dataset).items():
+    for source, (count, value) in measured.oks_table().items():
         known = BLAZEPOSE_FULL.get(source)
         print(f"{source:<10}{count:>8}{value:>9.3f}{known if known is not None else '':>16}")
+    _print_reliability(measured)
     if detector is None or "coco" not in dataset.sources:
         return
     finder = load_network(detector)
@@ -182,6 +110,14 @@ def run_evaluate(
     scores = coco_ap(find_split(data, split).annotations, results, image_ids)
     print(f"\nboth, no boxes given: COCO keypoint AP on {split}.json (its areas are approximate)")
     print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+
+
+def _print_reliability(measured: Measured) -> None:
+    bins, gap = measured.reliability()
+    print("\nkeypoint scores: the mean of those in each tenth, and the share of keypoints with OKS >= .5 (or PCKh@0.5)")
+    print("score   " + "".join(f"{b.score:>7.2f}" for b in bins))
+    print("right   " + "".join(f"{b.right:>7.2f}" for b in bins))
+    print("points  " + "".join(f"{b.points:>7}" for b in bins) + f"   mean gap {gap:.3f}")
 
 
 def _print_served(found: Found, dataset: Dataset, pictures: list[int]) -> None:
@@ -208,10 +144,3 @@ def hardware(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     names = [line.split(":")[1].strip() for line in _cpu_flags().splitlines() if line.startswith("model name")]
     return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or 'an unknown CPU'}"
-
-
-def _commit() -> str:
-    """The repository's commit, or "" outside one."""
-    root = Path(__file__).parent
-    found = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()

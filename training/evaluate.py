@@ -12,13 +12,14 @@ from tqdm import tqdm
 
 from app.geometry import crop_matrix, invert, letterbox_matrix, transform, warp
 from app.scoring import skeleton_score
+from training.calibration import Bin, reliability, right_keypoints
 from training.coco import result_entry
 from training.data import Dataset, People
-from training.joints import MPII
-from training.metrics import measured, oks, oks_share, recall_at_false_rate
+from training.joints import MPII, JointSet
+from training.metrics import oks, oks_share, recall_at_false_rate
 from training.pckh import Pckh, pckh
 from training.pictures import DataError
-from training.pose_task import scored
+from training.pose_task import score_name, scored
 
 BATCH = 32
 CANDIDATES = 3.0  # false people a picture that a detector may propose: few of them get a good pose
@@ -63,27 +64,42 @@ def predict_poses(network: Network, dataset: Dataset, people: People) -> tuple[F
     return np.stack(keypoints), np.concatenate(scores)
 
 
-def mpii_pckh(network: Network, dataset: Dataset) -> Pckh:
-    """PCKh of MPII's people with the listed boxes; those whose head box is not known cannot be measured.
+@dataclass(frozen=True)
+class Measured:
+    """Annotated people that can be measured, and what was predicted in their boxes: (N, K, 2), (N, K)."""
 
-    Raises DataError where that is nobody.
-    """
-    people = dataset.people.subset(scored(dataset.people, MPII))
+    people: People
+    keypoints: Floats
+    scores: Floats
+    joints: JointSet
+
+    def oks_table(self) -> dict[str, tuple[int, float]]:
+        """Per source and for "all": number of people and their OKS share."""
+        people = self.people
+        similarity = oks(self.keypoints, people.keypoints.numpy(), people.labelled.numpy(), people.area.numpy())
+        groups = {source: people.sources == source for source in sorted(set(people.sources))}
+        groups["all"] = np.ones(len(people), dtype=bool)
+        return {source: (int(mask.sum()), oks_share(similarity[mask])) for source, mask in groups.items()}
+
+    def pckh(self) -> Pckh:
+        """PCKh of MPII's people."""
+        people = self.people
+        return pckh(self.keypoints, people.keypoints.numpy(), people.labelled.numpy(), people.head_boxes.numpy())
+
+    def reliability(self) -> tuple[list[Bin], float]:
+        """What the labelled keypoints' scores promise and what comes, and the mean gap."""
+        labelled = self.people.labelled.numpy()
+        right = right_keypoints(self.keypoints, self.people, self.joints)
+        return reliability(self.scores[labelled], right[labelled])
+
+
+def measure_poses(network: Network, dataset: Dataset) -> Measured:
+    """Poses of the people that OKS share or PCKh is about. Raises DataError where that is nobody."""
+    people = dataset.people.subset(scored(dataset.people, dataset.joints))
     if not len(people):
-        raise DataError("PCKh needs head boxes: put gt_valid.mat beside valid.json, or MPII's release into the folder")
-    keypoints, _ = predict_poses(network, dataset, people)
-    return pckh(keypoints, people.keypoints.numpy(), people.labelled.numpy(), people.head_boxes.numpy())
-
-
-def oks_table(network: Network, dataset: Dataset) -> dict[str, tuple[int, float]]:
-    """Per source and for "all": number of measured people and their OKS share with the listed boxes."""
-    people = dataset.people
-    people = people.subset(measured(people.labelled.numpy(), people.boxes.numpy()))
-    keypoints, _ = predict_poses(network, dataset, people)
-    similarity = oks(keypoints, people.keypoints.numpy(), people.labelled.numpy(), people.area.numpy())
-    groups = {source: people.sources == source for source in sorted(set(people.sources))}
-    groups["all"] = np.ones(len(people), dtype=bool)
-    return {source: (int(mask.sum()), oks_share(similarity[mask])) for source, mask in groups.items()}
+        hint = ": put gt_valid.mat beside valid.json, or MPII's release into the folder" * (dataset.joints == MPII)
+        raise DataError(f"nobody can be measured by {score_name(dataset.joints)}{hint}")
+    return Measured(people, *predict_poses(network, dataset, people), dataset.joints)
 
 
 def find_people(network: Network, dataset: Dataset, pictures: list[int]) -> list[tuple[Floats, Floats]]:

@@ -23,11 +23,17 @@ def oks(predicted: Floats, annotated: Floats, labelled: NDArray[np.bool_], area:
 
     predicted, annotated (N, 17, 2) pixels; labelled (N, 17); area (N,) px^2. People without a label get 0.
     """
-    squared = ((predicted - annotated) ** 2).sum(-1)
-    variance = (2 * OKS_SIGMAS) ** 2
-    similarity = np.exp(-squared / variance / (area[:, None] + np.spacing(1)) / 2)
+    similarity = keypoint_similarity(predicted, annotated, area)
     mean: Floats = (similarity * labelled).sum(1) / np.maximum(labelled.sum(1), 1)
     return mean
+
+
+def keypoint_similarity(predicted: Floats, annotated: Floats, area: Floats) -> Floats:
+    """What each keypoint brings to `oks`, labelled or not: (N, 17) in 0..1."""
+    squared = ((predicted - annotated) ** 2).sum(-1)
+    variance = (2 * OKS_SIGMAS) ** 2
+    similarity: Floats = np.exp(-squared / variance / (area[:, None] + np.spacing(1)) / 2)
+    return similarity
 
 
 def oks_share(similarities: Floats) -> float:

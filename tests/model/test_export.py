@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from skimage import data
 
 from app.geometry import crop_matrix, warp
-from model.export import Deployed, DeployedDetector, DeployedPose, cost, deploy, export_onnx, sha256
+from model.export import Calibration, Deployed, DeployedDetector, DeployedPose, cost, deploy, export_onnx, sha256
 from model.okdhp import OKDHP
 from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig, PoseBranch
 
@@ -66,7 +66,7 @@ def both(deployed: Deployed, path: Path, pictures: np.ndarray) -> tuple[list[np.
 @pytest.mark.parametrize("decoder", TO_STRIDE_4, ids=["convolutions", "shuffle"])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_exported_pose_equals_torch(tmp_path: Path, count: int, decoder: DecoderConfig) -> None:
-    deployed = deploy(pose_model(decoder), "a", "pose")
+    deployed = deploy(pose_model(decoder), "a", "pose", Calibration(half=0.3, slope=2.5))
     export_onnx(deployed, (128, 96), tmp_path / "pose.onnx")
     (keypoints, scores), (expected, expected_scores) = both(deployed, tmp_path / "pose.onnx", crops(count, (128, 96)))
     assert keypoints.shape == (count, 17, 2)

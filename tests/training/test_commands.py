@@ -15,7 +15,7 @@ from training.checkpoint import load_checkpoint
 from training.commands import pick_device, wants_amp
 from training.config import recipe_from_dict
 from training.datasets import load_dataset
-from training.evaluate import coco_ap, detector_table, find_people, load_network, oks_table, pose_results
+from training.evaluate import coco_ap, detector_table, find_people, load_network, measure_poses, pose_results
 from training.joints import COCO
 from training.metrics import measured
 from training.pose_task import build_model, predict, score
@@ -82,7 +82,7 @@ def test_deployed_file_scores_as_the_branch_in_training(trained: Path, drawn_fol
     people = dataset.people
     people = people.subset(measured(people.labelled.numpy(), people.boxes.numpy()))
     keypoints, _ = predict(model, dataset.pictures, people, (96, 96))["b"]
-    count, found = oks_table(load_network(trained / "pose.onnx"), dataset)["all"]
+    count, found = measure_poses(load_network(trained / "pose.onnx"), dataset).oks_table()["all"]
     assert count == len(people) == 36
     assert found == pytest.approx(score(keypoints, people, COCO), abs=0.01)
 

@@ -1,0 +1,113 @@
+"""`okdhp export`: a checkpoint's kept branch as an ONNX file, its scores calibrated; model card; slim checkpoint."""
+
+import copy
+import dataclasses
+import datetime
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from model.export import Calibration, cost, deploy, export_onnx, sha256
+from model.okdhp import OKDHP
+from training.calibration import fit_calibration, right_keypoints
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.config import Recipe
+from training.data import Dataset
+from training.datasets import load_dataset
+from training.evaluate import detector_table, load_network, measure_poses
+from training.joints import MPII
+from training.kept import kept_branch
+from training.pose_task import predict, scored
+from training.restore import joints_of, restore
+
+
+def run_export(
+    checkpoint: Path, out: Path, branch: str | None, data: Path | None, version: str = "1"
+) -> dict[str, Any]:
+    """Write the deployed ONNX file `out` of a checkpoint, its model card and a slim checkpoint; returns the card.
+
+    branch: the recipe's kept one unless named. data: a folder on whose val the exported file is scored; a pose
+    network's scores are calibrated on the pictures of its train that the recipe held out.
+    """
+    content = load_checkpoint(checkpoint)
+    recipe, model = restore(content)
+    size_hw = (recipe.stages[-1].height, recipe.stages[-1].width)
+    kept = branch or kept_branch(recipe, content["history"])
+    calibration = _calibration(recipe, model, kept, data) if recipe.task == "pose" and data is not None else None
+    deployed = deploy(copy.deepcopy(model).eval(), kept, recipe.task, calibration)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    export_onnx(deployed, size_hw, out)
+    card = {
+        "name": recipe.name,
+        "version": version,
+        "task": recipe.task,
+        "file": out.name,
+        "sha256": sha256(out),
+        "date": datetime.date.today().isoformat(),
+        "input": {"height": size_hw[0], "width": size_hw[1], "layout": "NHWC", "dtype": "uint8", "colour": "RGB"},
+        "keypoints": list(joints_of(content).names) if recipe.task == "pose" else [],
+        **cost(deployed, size_hw),
+        "branch": kept,
+        "data": content.get("data", ""),
+        "trained": {
+            "epochs": content["epoch"],
+            "hours": round(content["hours"], 2),
+            "hardware": content.get("hardware", ""),
+            "torch": content["torch"],
+            "commit": _commit(),
+            "seed": recipe.seed,
+        },
+        "held_out": content["history"][-1]["scores"] if content["history"] else {},
+        "calibration": dataclasses.asdict(calibration) if calibration else None,
+        "scores": {},
+        "recipe": dataclasses.asdict(recipe),
+    }
+    if data is not None:
+        card.update(_scored(out, recipe.task, load_dataset(data, "val")))
+    out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    save_checkpoint(out.with_suffix(".pt"), slim(content))
+    return card
+
+
+def slim(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint to start other runs from: the averaged weights of all branches in half precision, nothing else."""
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in content["ema"].items()}
+    return {**content, "ema": halved, "model": {}, "optimiser": {}}
+
+
+def _calibration(recipe: Recipe, model: OKDHP, branch: str, data: Path) -> Calibration | None:
+    """Fitted to the branch's keypoints of the people that the recipe held out of training; None without such people."""
+    if recipe.holdout == 0:
+        return None
+    dataset = load_dataset(data, "train", held_out=recipe.holdout)
+    people = dataset.people.subset(scored(dataset.people, dataset.joints))
+    if not len(people):
+        return None
+    size_hw = (recipe.stages[-1].height, recipe.stages[-1].width)
+    keypoints, peaks = predict(model, dataset.pictures, people, size_hw)[branch]
+    labelled = people.labelled.numpy()
+    return fit_calibration(peaks[labelled], right_keypoints(keypoints, people, dataset.joints)[labelled])
+
+
+def _scored(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:
+    """The card's `scores` (and a detector's recommended `min_score`), measured on `dataset`."""
+    network, command = load_network(path), {"command": "okdhp evaluate"}
+    if task != "pose":
+        row = detector_table(network, dataset)
+        return {"scores": row | command, "min_score": row["candidates_threshold"]}
+    found = measure_poses(network, dataset)
+    if dataset.joints == MPII:
+        share = found.pckh()
+        values = {"pckh_50": share.at_50, "pckh_10": share.at_10, "auc": share.auc}
+    else:
+        values = {f"oks_share/{source}": value for source, (_, value) in found.oks_table().items()}
+    _, values["calibration_gap"] = found.reliability()
+    return {"scores": {name: round(value, 4) for name, value in values.items()} | command}
+
+
+def _commit() -> str:
+    """The repository's commit, or "" outside one."""
+    root = Path(__file__).parent
+    found = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
