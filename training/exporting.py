@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import datetime
 import json
+import logging
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from training.datasets import load_dataset
 from training.evaluate import detector_table, load_network, measure_poses
 from training.joints import MPII
 from training.kept import kept_branch
+from training.pictures import DataError
 from training.pose_task import predict, scored
 from training.restore import joints_of, restore
+
+log = logging.getLogger("okdhp.export")
 
 
 def run_export(
@@ -80,7 +84,11 @@ def _calibration(recipe: Recipe, model: OKDHP, branch: str, data: Path) -> Calib
     """Fitted to the branch's keypoints of the people that the recipe held out of training; None without such people."""
     if recipe.holdout == 0:
         return None
-    dataset = load_dataset(data, "train", held_out=recipe.holdout)
+    try:
+        dataset = load_dataset(data, "train", held_out=recipe.holdout)
+    except DataError as error:  # a folder to be scored on alone
+        log.warning("scores are not calibrated: %s", error)
+        return None
     people = dataset.people.subset(scored(dataset.people, dataset.joints))
     if not len(people):
         return None
