@@ -1,6 +1,7 @@
 """Self-contained ONNX files: uint8 pictures in, keypoints or boxes out, normalisation and decoding in the graph."""
 
 import hashlib
+import logging
 import math
 import warnings
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ def deploy(model: OKDHP, branch: str, task: str, calibration: Calibration | None
 def export_onnx(deployed: Deployed, size_hw: tuple[int, int], path: Path) -> None:
     """Write `deployed` for inputs (N, *size_hw, 3) uint8, N free, to `path`, checked before it is kept."""
     example = torch.zeros(2, *size_hw, 3, dtype=torch.uint8)
+    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it reports every pass over the graph
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter deprecates parts of itself while it runs
         program = torch.onnx.export(
