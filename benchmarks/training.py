@@ -3,13 +3,14 @@
     python -m benchmarks.training [--data DIR] [--device auto] [--rounds 3] [--student-batch 64] [--hourglass-batch 4]
 
 Theirs, as their repository (zhengli97/OKDHP) trains: fp32, contiguous tensors, the FAU at full width, every picture
-read, cut, normalised and given its heatmaps by a loader in worker processes. Ours: the recipe as `okdhp train` runs it,
-pictures decoded once, batches cut and augmented at once, channels last, bfloat16 where it pays, the slim FAU. Both take
-turns, so that a noisy machine slows them alike; trust the ratio. Without --data, pictures are made up.
+read, cut, normalised and given its heatmaps by a loader in worker processes. Ours: `okdhp train`'s own step, pictures
+decoded once, batches cut and augmented at once, channels last, bfloat16 where it pays; with their FAU and with the slim
+one. They take turns, so that a noisy machine slows them alike; trust the ratios. Without --data, pictures are made up.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import tempfile
@@ -26,13 +27,12 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from app.geometry import crop_matrix, transform
-from model.okdhp import OKDHP
 from training.commands import pick_device, wants_amp
 from training.config import Recipe, Stage, load_recipe
+from training.data import Dataset
 from training.datasets import load_dataset
 from training.pose_network import build_model
-from training.pose_task import PoseTask
-from training.train import parameter_groups, seeded
+from training.train import prepare, seeded, train_step
 
 ROOT = Path(__file__).parent.parent
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
@@ -82,7 +82,7 @@ def gaussians(centres: np.ndarray, size_hw: tuple[int, int], sigma: float = 2.0)
 
 def plain_step(recipe: Recipe, folder: Path, stage: Stage, device: torch.device) -> Step:
     """The authors' step: forward, MSE of every heatmap and of the ensemble, KL to the ensemble, Adam; all in fp32."""
-    model = build_model(dataclasses.replace(recipe, fau="sum")).to(device).train()
+    model = build_model(recipe).to(device).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=2.5e-4)
     people = PlainPeople(folder, (stage.height, stage.width))
     workers = os.cpu_count() or 1
@@ -124,30 +124,21 @@ def kl(student: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(log_q, p, reduction="sum") / student.numel()
 
 
-def our_step(task: PoseTask, recipe: Recipe, stage: Stage, device: torch.device, amp: bool) -> Step:
-    """`training.train.run_epoch`'s step, with a watch in it."""
-    model: OKDHP = task.build().to(device).train()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
-    number = iter(range(10**9))
+def our_step(recipe: Recipe, dataset: Dataset, stage: Stage, device: torch.device, amp: bool) -> Step:
+    """`okdhp train`'s own step, with a watch beside it."""
+    run, number = prepare(dataclasses.replace(recipe, stages=(stage,)), dataset, device, amp), itertools.count()
 
     def step() -> dict[str, float]:
-        began = time.perf_counter()
-        count = next(number)
-        rows = torch.randint(len(task), (stage.batch,), generator=seeded(0, 0, count))
-        images, targets = task.batch(rows, stage, seeded(0, 1, count))
-        images = images.to(device, memory_format=torch.channels_last)
+        began, count = time.perf_counter(), next(number)
+        rows = torch.randint(len(run.task), (stage.batch,), generator=seeded(0, 0, count))
+        images, targets = run.task.batch(rows, stage, seeded(0, 1, count))
         wait(device)
         loaded = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            outputs = model(images)
-        terms = task.losses(outputs, targets, stage, recipe.kd_weight)
-        optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        optimiser.step()
+        train_step(run, images, targets, stage, recipe.learning_rate, recipe.kd_weight)
         wait(device)
         return {"input": loaded - began, "network": time.perf_counter() - loaded}
 
+    run.model.train()
     return step
 
 
@@ -173,11 +164,15 @@ def made_up(folder: Path, count: int = 256) -> Path:
 
 
 def compare(name: str, recipe: Recipe, stage: Stage, folder: Path, device: torch.device, rounds: int) -> None:
-    """Print pictures a second of both steps, their ratio, and what ours spends its time on."""
+    """Print pictures a second of their step and ours, with their FAU and the slim one, and what ours spends time on."""
     amp = wants_amp("auto", device)
     dataset = load_dataset(folder, "train", device, limit=512)
-    task = PoseTask(recipe, dataset, np.zeros(len(dataset.pictures), dtype=bool))
-    steps = {"theirs": plain_step(recipe, folder, stage, device), "ours": our_step(task, recipe, stage, device, amp)}
+    same = dataclasses.replace(recipe, fau="sum")
+    steps = {
+        "theirs": plain_step(same, folder, stage, device),
+        "same FAU": our_step(same, dataset, stage, device, amp),
+        "slim FAU": our_step(dataclasses.replace(recipe, fau="slim"), dataset, stage, device, amp),
+    }
     spent: dict[str, list[dict[str, float]]] = {kind: [] for kind in steps}
     for turn in range(rounds + 1):
         for kind, step in steps.items():
@@ -185,10 +180,12 @@ def compare(name: str, recipe: Recipe, stage: Stage, folder: Path, device: torch
             if turn > 0:  # the first one warms up
                 spent[kind].append(found)
     speed = {kind: stage.batch / np.median([sum(s.values()) for s in parts]) for kind, parts in spent.items()}
-    share = np.median([s["input"] / sum(s.values()) for s in spent["ours"]])
-    kinds = "bfloat16" if amp else "fp32"
-    print(f"{name:<34}{speed['theirs']:>10.2f}{speed['ours']:>10.2f}{speed['ours'] / speed['theirs']:>8.2f}", end="")
-    print(f"   input {100 * share:.0f}%, network {100 * (1 - share):.0f}% ({kinds})", flush=True)
+    share = np.median([s["input"] / sum(s.values()) for s in spent["slim FAU"]])
+    print(f"{name:<34}" + "".join(f"{value:>10.2f}" for value in speed.values()), end="")
+    print("".join(f"{speed[kind] / speed['theirs']:>10.2f}" for kind in ("same FAU", "slim FAU")), end="")
+    print(
+        f"   input {100 * share:.0f}%, network {100 * (1 - share):.0f}% ({'bfloat16' if amp else 'fp32'})", flush=True
+    )
 
 
 def main() -> None:
@@ -202,10 +199,11 @@ def main() -> None:
     cv2.setNumThreads(1)
     device = pick_device(arguments.device)
     student = load_recipe(ROOT / "weights/pose.toml")
-    hourglass = dataclasses.replace(load_recipe(ROOT / "training/configs/hourglass-4.toml"), fau="slim")
+    hourglass = load_recipe(ROOT / "training/configs/hourglass-4.toml")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.data or made_up(Path(temporary) / "people")
-        print(f"{'pictures a second, one step at a time':<34}{'theirs':>10}{'ours':>10}{'ratio':>8}   where ours goes")
+        columns = ("theirs", "same FAU", "slim FAU", "ratio", "ratio")
+        print(f"{'pictures a second':<34}" + "".join(f"{column:>10}" for column in columns) + "   where ours goes")
         finest = student.stages[-1]
         stage = dataclasses.replace(finest, batch=arguments.student_batch)
         name = f"student, {len(student.branches)} branches, {stage.height}x{stage.width}"

@@ -52,9 +52,8 @@ def fit_calibration(peaks: Floats, right: NDArray[np.bool_]) -> Calibration | No
 
 
 class Bin(NamedTuple):
-    """Keypoints whose scores lie in [low, low + 0.1): how many, their mean score, and the share that is right."""
+    """Keypoints whose scores lie in one tenth of 0..1: how many, their mean score, and the share that is right."""
 
-    low: float
     points: int
     score: float
     right: float
@@ -64,7 +63,7 @@ def reliability(scores: Floats, right: NDArray[np.bool_]) -> tuple[list[Bin], fl
     """What scores (N,) promise and what comes, in tenths; and the mean gap, each bin weighed by its keypoints (ECE)."""
     index = np.minimum((scores * 10).astype(int), 9)
     bins = [
-        Bin(tenth / 10, int(chosen.sum()), float(scores[chosen].mean()), float(right[chosen].mean()))
+        Bin(int(chosen.sum()), float(scores[chosen].mean()), float(right[chosen].mean()))
         for tenth in range(10)
         if (chosen := index == tenth).any()
     ]

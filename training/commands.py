@@ -1,4 +1,4 @@
-"""What `okdhp train`, `export` and `evaluate` do, once their options are read."""
+"""What `okdhp train` and `evaluate` do, once their options are read."""
 
 import os
 import platform
@@ -10,13 +10,20 @@ import torch
 from app.settings import Settings
 from training.coco import find_split
 from training.config import load_recipe
-from training.data import Dataset
 from training.datasets import load_dataset
-from training.evaluate import Measured, coco_ap, detector_table, load_network, measure_poses, pose_results
+from training.evaluate import (
+    Measured,
+    coco_ap,
+    complete_pictures,
+    detector_table,
+    listed_boxes,
+    load_network,
+    measure_poses,
+)
 from training.joints import MPII
-from training.metrics import Found, recall_and_false_rate, recall_at_false_rate
+from training.metrics import Floats, Found, recall_and_false_rate, recall_at_false_rate
 from training.pckh import Pckh
-from training.served import serve
+from training.served import boxes_and_scores, coco_results, serve
 from training.train import train
 
 # Share of people with OKS >= t, mean over t, of MediaPipe 0.10.21's BlazePose Full on 1.5x crops of the same val.json.
@@ -99,16 +106,15 @@ def run_evaluate(
     _print_reliability(measured)
     if detector is None or "coco" not in dataset.sources:
         return
-    finder = load_network(detector)
-    row = detector_table(finder, dataset)
+    row = detector_table(load_network(detector), dataset)
     print(f"\n{detector}: recall of people taller than 64 px at 0.3 false people a picture (IoU 0.5, COCO pictures)")
     print(f"recall {row['recall_at_0.3_false']:.3f} at score {row['threshold']:.3f}, {row['pictures']} pictures")
-    pictures = [index for index, source in enumerate(dataset.sources) if source == "coco"]
-    _print_served(serve(pose, detector, dataset, pictures), dataset, pictures)
-    results = pose_results(network, finder, dataset, pictures, min_score=min(0.05, row["threshold"]))
+    pictures = complete_pictures(dataset)
+    served = serve(pose, detector, dataset, pictures)
+    _print_served(boxes_and_scores(served), listed_boxes(dataset, pictures))
     image_ids = [int(dataset.image_ids[index]) for index in pictures]
-    scores = coco_ap(find_split(data, split).annotations, results, image_ids)
-    print(f"\nboth, no boxes given: COCO keypoint AP on {split}.json (its areas are approximate)")
+    scores = coco_ap(find_split(data, split).annotations, coco_results(served, image_ids), image_ids)
+    print(f"COCO keypoint AP on {split}.json (its areas are approximate), no boxes given:")
     print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 
 
@@ -120,9 +126,7 @@ def _print_reliability(measured: Measured) -> None:
     print("points  " + "".join(f"{b.points:>7}" for b in bins) + f"   mean gap {gap:.3f}")
 
 
-def _print_served(found: Found, dataset: Dataset, pictures: list[int]) -> None:
-    owner, boxes = dataset.people.picture.numpy(), dataset.people.boxes.numpy()
-    listed = [boxes[owner == index] for index in pictures]
+def _print_served(found: Found, listed: list[Floats]) -> None:
     recall, threshold = recall_at_false_rate(found, listed)
     default = float(Settings.model_fields["min_score"].default)
     now, false = recall_and_false_rate(found, listed, default)

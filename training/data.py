@@ -68,6 +68,15 @@ def held_pictures(image_ids: np.ndarray, share: float) -> np.ndarray:
     return mixed < share * 2**24
 
 
+def chosen_pictures(image_ids: np.ndarray, limit: int | None, held_out: float) -> list[int]:
+    """Which pictures to load, in order: all, or with `held_out` those kept aside; of them `limit` at random."""
+    kept = np.flatnonzero(held_pictures(image_ids, held_out)) if held_out > 0 else np.arange(len(image_ids))
+    if limit is not None:
+        kept = np.sort(np.random.default_rng(0).permutation(kept)[:limit])
+    chosen: list[int] = kept.tolist()
+    return chosen
+
+
 def load_coco(
     folder: Path,
     name: str,
@@ -88,12 +97,8 @@ def load_coco(
     except (OSError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: expected a COCO keypoints file: {error}") from error
     entries = content.get("images", [])
-    if held_out > 0:
-        held = held_pictures(np.array([entry["id"] for entry in entries], dtype=np.int64), held_out)
-        entries = [entry for entry, kept_aside in zip(entries, held, strict=True) if kept_aside]
-    if limit is not None:
-        chosen = np.random.default_rng(0).permutation(len(entries))[:limit]
-        entries = [entries[i] for i in sorted(chosen)]
+    ids = np.array([entry["id"] for entry in entries], dtype=np.int64)
+    entries = [entries[i] for i in chosen_pictures(ids, limit, held_out)]
     kept, pictures = open_pictures(folder, entries, device or torch.device("cpu"), keep)
     if not kept:
         raise DataError(f"{path}: none of its {len(entries)} pictures could be read under {folder}")

@@ -14,6 +14,7 @@ from training.distillation import soft_loss, soft_targets
 from training.losses import centre_focal, giou_loss
 from training.metrics import recall_at_false_rate
 from training.pictures import Pictures
+from training.rows import student_of
 from training.snapshots import draw_boxes, grid, pictures
 from training.targets import centre_targets
 
@@ -124,16 +125,20 @@ class DetectorTask:
         size_hw, rows = (stage.height, stage.width), self.held[:SHOWN]
         if not len(rows):
             return None
-        wh = self.pictures.size_wh[rows]
-        matrices = crop_matrices(torch.cat([torch.zeros_like(wh), wh], 1), size_hw, padding=1.0)
-        crops = self.pictures.sample(rows, matrices, size_hw)
+        crops = self.pictures.sample(rows, letterboxes(self.pictures, rows, size_hw), size_hw)
         outputs: Outputs = model.eval()(crops.float())
-        branch = outputs.branches.get(self.recipe.kept) or next(iter(outputs.branches.values()))
+        branch = outputs.branches[student_of(self.recipe).name]
         assert branch.boxes is not None
         found = decode_centres(branch.final, branch.boxes, size_hw[0] / branch.final.shape[2], TOP_K)
         boxes, scores = (values.cpu().numpy() for values in found)
         marked = [draw_boxes(im, b[s > DRAWN_SCORE]) for im, b, s in zip(pictures(crops), boxes, scores, strict=True)]
         return grid(crops, marked, outputs.ensemble[:, 0].float())
+
+
+def letterboxes(pictures: Pictures, rows: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Maps (B, 2, 3) from whole pictures to the network's input."""
+    wh = pictures.size_wh[rows]
+    return crop_matrices(torch.cat([torch.zeros_like(wh), wh], 1), size_hw, padding=1.0)
 
 
 def padded_boxes(dataset: Dataset) -> tuple[Tensor, Tensor]:
@@ -184,8 +189,7 @@ def detect(
     model.eval()
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for chunk in torch.split(rows, 32):
-        wh = pictures.size_wh[chunk]
-        matrices = crop_matrices(torch.cat([torch.zeros_like(wh), wh], 1), size_hw, padding=1.0)
+        matrices = letterboxes(pictures, chunk, size_hw)
         outputs: Outputs = model(pictures.sample(chunk, matrices, size_hw).float())
         linear = torch.linalg.inv(matrices[:, :, :2])
         back = torch.cat([linear, -linear @ matrices[:, :, 2:]], dim=2)

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from app.geometry import crop_matrix, invert, letterbox_matrix, transform, warp
-from app.scoring import skeleton_score
 from training.calibration import Bin, reliability, right_keypoints
-from training.coco import result_entry
 from training.data import Dataset, People
 from training.joints import MPII, JointSet
 from training.metrics import oks, oks_share, recall_at_false_rate
@@ -113,44 +111,30 @@ def find_people(network: Network, dataset: Dataset, pictures: list[int]) -> list
     return found
 
 
-def detector_table(network: Network, dataset: Dataset, source: str | None = "coco") -> dict[str, float]:
-    """Recall of people taller than 64 px at 0.3 false people a picture, and the score threshold that gives it.
-
-    `candidates_threshold` lets CANDIDATES false ones a picture through, for the pose network to tell apart.
-    `source`: only its pictures, where there are any; elsewhere not everyone is annotated.
-    """
-    chosen = (
-        np.flatnonzero(dataset.sources == source) if source in dataset.sources else np.arange(len(dataset.pictures))
-    )
-    found = find_people(network, dataset, chosen.tolist())
-    picture = dataset.people.picture.numpy()
-    listed = [dataset.people.boxes.numpy()[picture == index] for index in chosen]
-    recall, threshold = recall_at_false_rate(found, listed)
-    _, low = recall_at_false_rate(found, listed, CANDIDATES)
-    return {
-        "pictures": len(chosen),
-        "recall_at_0.3_false": round(recall, 4),
-        "threshold": round(threshold, 4),
-        "candidates_threshold": round(low, 4),
-    }
+def listed_boxes(dataset: Dataset, pictures: list[int]) -> list[Floats]:
+    """The annotated people's boxes (N, 4) xyxy in each of `pictures`."""
+    owner, boxes = dataset.people.picture.numpy(), dataset.people.boxes.numpy()
+    return [boxes[owner == index] for index in pictures]
 
 
-def pose_results(
-    pose: Network, detector: Network, dataset: Dataset, pictures: list[int], min_score: float
-) -> list[dict[str, Any]]:
-    """COCO result entries of the whole pipeline, no boxes given."""
-    results = []
-    found = find_people(detector, dataset, pictures)
-    for index, (boxes, scores) in zip(pictures, found, strict=True):
-        image, kept = dataset.pictures.picture(index), scores >= min_score
-        maps = [crop_matrix(box, pose.size_wh) for box in boxes[kept]]
-        if not maps:
-            continue
-        points, confidence = pose.run([warp(image, matrix, pose.size_wh) for matrix in maps])
-        for p, c, matrix, score in zip(points, confidence, maps, scores[kept], strict=True):
-            keypoints = transform(p, invert(matrix))
-            results.append(result_entry(int(dataset.image_ids[index]), keypoints, c, float(score * skeleton_score(c))))
-    return results
+def complete_pictures(dataset: Dataset, source: str = "coco") -> list[int]:
+    """The pictures of `source`, or all where none is: of other sources not everyone in a picture is annotated."""
+    chosen = np.flatnonzero(dataset.sources == source) if source in dataset.sources else range(len(dataset.pictures))
+    return [int(index) for index in chosen]
+
+
+def detector_table(network: Network, dataset: Dataset) -> dict[str, float]:
+    """Recall of people taller than 64 px at 0.3 false people a picture, and the score threshold that gives it."""
+    chosen = complete_pictures(dataset)
+    recall, threshold = recall_at_false_rate(find_people(network, dataset, chosen), listed_boxes(dataset, chosen))
+    return {"pictures": len(chosen), "recall_at_0.3_false": round(recall, 4), "threshold": round(threshold, 4)}
+
+
+def candidates_threshold(network: Network, dataset: Dataset) -> float:
+    """The detector's score that lets CANDIDATES false people a picture through, for the pose network to tell apart."""
+    chosen = complete_pictures(dataset)
+    found, listed = find_people(network, dataset, chosen), listed_boxes(dataset, chosen)
+    return round(recall_at_false_rate(found, listed, CANDIDATES)[1], 4)
 
 
 def coco_ap(annotations: Path, results: list[dict[str, Any]], image_ids: list[int]) -> dict[str, float]:

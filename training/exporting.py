@@ -16,7 +16,7 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import Recipe
 from training.data import Dataset
 from training.datasets import load_dataset
-from training.evaluate import detector_table, load_network, measure_poses
+from training.evaluate import candidates_threshold, detector_table, load_network, measure_poses
 from training.joints import MPII
 from training.kept import kept_branch
 from training.pictures import DataError
@@ -31,14 +31,17 @@ def run_export(
 ) -> dict[str, Any]:
     """Write the deployed ONNX file `out` of a checkpoint, its model card and a slim checkpoint; returns the card.
 
-    branch: the recipe's kept one unless named. data: a folder on whose val the exported file is scored; a pose
-    network's scores are calibrated on the pictures of its train that the recipe held out.
+    branch: the recipe's kept one unless named. data: a folder on whose val the exported file is scored; what is chosen
+    by data, a pose network's calibration and a detector's `min_score`, comes of the pictures of its train that the
+    recipe held out.
     """
+    val = load_dataset(data, "val") if data is not None else None
     content = load_checkpoint(checkpoint)
     recipe, model = restore(content)
     size_hw = (recipe.stages[-1].height, recipe.stages[-1].width)
     kept = branch or kept_branch(recipe, content["history"])
-    calibration = _calibration(recipe, model, kept, data) if recipe.task == "pose" and data is not None else None
+    held = _held_out(data, recipe.holdout) if data is not None else None
+    calibration = _calibration(recipe, model, kept, held) if recipe.task == "pose" and held is not None else None
     deployed = deploy(copy.deepcopy(model).eval(), kept, recipe.task, calibration)
     out.parent.mkdir(parents=True, exist_ok=True)
     export_onnx(deployed, size_hw, out)
@@ -67,8 +70,10 @@ def run_export(
         "scores": {},
         "recipe": dataclasses.asdict(recipe),
     }
-    if data is not None:
-        card.update(_scored(out, recipe.task, load_dataset(data, "val")))
+    if recipe.task == "detector" and held is not None:
+        card["min_score"] = candidates_threshold(load_network(out), held)
+    if val is not None:
+        card["scores"] = _scores(out, recipe.task, val)
     out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
     save_checkpoint(out.with_suffix(".pt"), slim(content))
     return card
@@ -80,38 +85,45 @@ def slim(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "ema": halved, "model": {}, "optimiser": {}}
 
 
-def _calibration(recipe: Recipe, model: OKDHP, branch: str, data: Path) -> Calibration | None:
-    """Fitted to the branch's keypoints of the people that the recipe held out of training; None without such people."""
-    if recipe.holdout == 0:
+def _held_out(data: Path, holdout: float) -> Dataset | None:
+    """The pictures of the split train that training kept aside; None without any."""
+    if holdout == 0:
         return None
     try:
-        dataset = load_dataset(data, "train", held_out=recipe.holdout)
+        return load_dataset(data, "train", held_out=holdout)
     except DataError as error:  # a folder to be scored on alone
-        log.warning("scores are not calibrated: %s", error)
+        log.warning("nothing held out to calibrate on: %s", error)
         return None
-    people = dataset.people.subset(scored(dataset.people, dataset.joints))
+
+
+def _calibration(recipe: Recipe, model: OKDHP, branch: str, held: Dataset) -> Calibration | None:
+    """Fitted to the branch's keypoints of the held-out people; None without people who can be measured."""
+    people = held.people.subset(scored(held.people, held.joints))
     if not len(people):
         return None
     size_hw = (recipe.stages[-1].height, recipe.stages[-1].width)
-    keypoints, peaks = predict(model, dataset.pictures, people, size_hw)[branch]
+    keypoints, peaks = predict(model, held.pictures, people, size_hw)[branch]
     labelled = people.labelled.numpy()
-    return fit_calibration(peaks[labelled], right_keypoints(keypoints, people, dataset.joints)[labelled])
+    return fit_calibration(peaks[labelled], right_keypoints(keypoints, people, held.joints)[labelled])
 
 
-def _scored(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:
-    """The card's `scores` (and a detector's recommended `min_score`), measured on `dataset`."""
+def _scores(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:
+    """The card's scores, measured on `dataset`; none where nobody in it can be measured."""
     network, command = load_network(path), {"command": "okdhp evaluate"}
     if task != "pose":
-        row = detector_table(network, dataset)
-        return {"scores": row | command, "min_score": row["candidates_threshold"]}
-    found = measure_poses(network, dataset)
+        return detector_table(network, dataset) | command
+    try:
+        found = measure_poses(network, dataset)
+    except DataError as error:
+        log.warning("not scored: %s", error)
+        return {}
     if dataset.joints == MPII:
         share = found.pckh()
         values = {"pckh_50": share.at_50, "pckh_10": share.at_10, "auc": share.auc}
     else:
         values = {f"oks_share/{source}": value for source, (_, value) in found.oks_table().items()}
     _, values["calibration_gap"] = found.reliability()
-    return {"scores": {name: round(value, 4) for name, value in values.items()} | command}
+    return {name: round(value, 4) for name, value in values.items()} | command
 
 
 def _commit() -> str:

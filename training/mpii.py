@@ -13,7 +13,7 @@ import scipy.io
 import torch
 from numpy.typing import NDArray
 
-from training.data import Dataset, People, held_pictures
+from training.data import Dataset, People, chosen_pictures
 from training.joints import MPII
 from training.pictures import DataError, open_pictures
 
@@ -82,11 +82,8 @@ def load_mpii(
     """
     everyone = read_mpii(folder, name)
     names = sorted(set(everyone.images.tolist()))
-    if held_out > 0:
-        held = held_pictures(np.array([_image_id(file) for file in names]), held_out)
-        names = [file for file, kept_aside in zip(names, held, strict=True) if kept_aside]
-    if limit is not None:
-        names = [names[i] for i in sorted(np.random.default_rng(0).permutation(len(names))[:limit])]
+    ids = np.array([_image_id(file) for file in names])
+    names = [names[i] for i in chosen_pictures(ids, limit, held_out)]
     entries = [{"file_name": file} for file in names]
     kept, pictures = open_pictures(folder / "images", entries, device or torch.device("cpu"), keep)
     if not kept:

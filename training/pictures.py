@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from app.geometry import BORDER_GREY, warp
 
 log = logging.getLogger("okdhp.data")
-Keep = Literal["auto", "memory", "files"]
+KEEPS = ("auto", "memory", "files")
 Kept = TypeVar("Kept")
 Entry = dict[str, Any]  # of a COCO file's "images": file_name, and maybe width and height
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
@@ -149,8 +149,7 @@ class PictureFiles(Pictures):
         return pixels
 
     def _each(self, work: Callable[[int], None], count: int) -> None:
-        for _ in self.threads.map(work, range(count)):
-            pass  # asking for the results raises what a thread raised
+        list(self.threads.map(work, range(count)))  # asking for the results raises what a thread raised
 
 
 def open_pictures(
@@ -161,8 +160,8 @@ def open_pictures(
     Others are named in the log and left out. keep: decoded in "memory", in "files" to be decoded on demand (then only
     the headers are looked at now, and a picture that proves broken stops the run), or "auto": in memory if they fit.
     """
-    if keep not in get_args(Keep):
-        raise DataError(f"pictures are kept in one of {get_args(Keep)}, got {keep!r}")
+    if keep not in KEEPS:
+        raise DataError(f"pictures are kept in one of {KEEPS}, got {keep!r}")
     if keep == "auto":
         needed, room = decoded_bytes(folder, entries), room_bytes(device)
         keep = "memory" if needed <= room else "files"

@@ -19,6 +19,7 @@ from training.metrics import measured, oks, oks_share
 from training.pckh import pckh
 from training.pictures import Pictures
 from training.pose_network import build_model as build_model
+from training.rows import student_of
 from training.snapshots import draw_skeleton, grid, pictures
 from training.targets import keypoint_heatmaps
 
@@ -108,8 +109,7 @@ class PoseTask:
         shown = slice(0, SHOWN)
         crops = self.pictures.sample(people.picture[shown], crop_matrices(people.boxes[shown], size_hw), size_hw)
         outputs: Outputs = model.eval()(crops.float())
-        kept = self.recipe.kept if self.recipe.kept in outputs.branches else next(iter(outputs.branches))
-        heatmaps = outputs.branches[kept].final.float()
+        heatmaps = outputs.branches[student_of(self.recipe).name].final.float()
         points, _ = decode_heatmaps(heatmaps, size_hw[0] / heatmaps.shape[2])
         skeletons = [
             draw_skeleton(image, keypoints, self.joints.limbs)

@@ -75,43 +75,27 @@ def train(
     of every batch; norms and losses are taken over the whole of it, so that the number of processes changes nothing.
     Raises NonFiniteLoss, DataError, CheckpointError, RecipeError.
     """
-    check_teacher(recipe, teacher)
-    torch.manual_seed(recipe.seed)
-    group = join_group(device)
-    kind: Callable[..., Task] = PoseTask if recipe.task == "pose" else DetectorTask
-    task = kind(recipe, dataset, held_pictures(dataset.image_ids, recipe.holdout))
-    if len(task) < max(stage.batch for stage in recipe.stages):
-        raise DataError(f"{len(task)} training examples do not fill one batch of {recipe.stages[0].batch}")
-    model = group.prepare(task.build().to(device))
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
-    if init is not None:
-        start_from(model, init)
-    optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
-    taught_by = load_teacher(teacher, recipe, device) if teacher is not None else None
-    forward = group.wrap(model)
-    if compiled:
-        forward = torch.compile(forward)  # type: ignore[assignment]  # it is called like the module it wraps
-    run = Run(recipe, task, model, forward, EMA(model, recipe.ema_decay), optimiser, group, device, amp, taught_by)
+    run = prepare(recipe, dataset, device, amp, init, teacher, compiled)
     state = Progress(run, out / "last.pt", {**(about or {}), "joints": dataset.joints.name})
     state.resume()
     stop, began = stop_on_signal(), time.monotonic()
-    board = SummaryWriter(str(out)) if group.leads else None
+    board = SummaryWriter(str(out)) if run.group.leads else None
     for epoch in range(state.epoch, recipe.epochs):
         stage = recipe.stage_of(epoch)
         if epoch > 0 and state.step == 0 and stage is not recipe.stage_of(epoch - 1):
-            run.ema.restart(model)
+            run.ema.restart(run.model)
         means = run_epoch(run, state, epoch, stop)
         if means is None:
             log.warning("stopped after step %d of epoch %d; %s goes on from there", state.step, epoch + 1, state.path)
             break
         if board is not None:
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                scores, drawn = task.evaluate(run.ema.model, stage), task.draw(run.ema.model, stage)
+                scores, drawn = run.task.evaluate(run.ema.model, stage), run.task.draw(run.ema.model, stage)
             state.finish(epoch, means, scores)
-            report(board, epoch, recipe, task.score_name, means, scores)
+            report(board, epoch, recipe, run.task.score_name, means, scores)
             if drawn is not None:
                 board.add_image("held-out", drawn, epoch, dataformats="HWC")
-        if group.any((time.monotonic() - began) / 3600 > max_hours):
+        if run.group.any((time.monotonic() - began) / 3600 > max_hours):
             log.warning("stopped after %.2f hours, as asked", max_hours)
             break
     if board is not None:
@@ -136,6 +120,35 @@ class Run:
     teacher: Teacher | None = None
 
 
+def prepare(
+    recipe: Recipe,
+    dataset: Dataset,
+    device: torch.device,
+    amp: bool,
+    init: Path | None = None,
+    teacher: Path | None = None,
+    compiled: bool = False,
+) -> Run:
+    """What `train` trains, at its beginning; the arguments are `train`'s."""
+    check_teacher(recipe, teacher)
+    torch.manual_seed(recipe.seed)
+    group = join_group(device)
+    kind: Callable[..., Task] = PoseTask if recipe.task == "pose" else DetectorTask
+    task = kind(recipe, dataset, held_pictures(dataset.image_ids, recipe.holdout))
+    if len(task) < max(stage.batch for stage in recipe.stages):
+        raise DataError(f"{len(task)} training examples do not fill one batch of {recipe.stages[0].batch}")
+    model = group.prepare(task.build().to(device))
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
+    if init is not None:
+        start_from(model, init)
+    optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
+    taught_by = load_teacher(teacher, recipe, device) if teacher is not None else None
+    forward = group.wrap(model)
+    if compiled:
+        forward = torch.compile(forward)  # type: ignore[assignment]  # it is called like the module it wraps
+    return Run(recipe, task, model, forward, EMA(model, recipe.ema_decay), optimiser, group, device, amp, taught_by)
+
+
 def run_epoch(run: Run, state: Progress, epoch: int, stop: Callable[[], bool]) -> dict[str, float] | None:
     """One pass over the examples, from `state.step` on; returns each loss term's mean, or None when it was stopped."""
     recipe, stage, first = run.recipe, run.recipe.stage_of(epoch), state.step
@@ -147,23 +160,12 @@ def run_epoch(run: Run, state: Progress, epoch: int, stop: Callable[[], bool]) -
     bar = tqdm(total=steps, initial=first, desc=title, unit="step", disable=not run.group.leads, mininterval=0.5)
     for step, (images, targets) in enumerate(batches(run, stage, epoch, first), start=first):
         fraction = state.done_before(epoch) + (step / steps) * state.share_of(epoch)
-        for group in run.optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, fraction, epoch + step / steps)
+        rate = learning_rate(recipe, fraction, epoch + step / steps)
         kd_weight = recipe.kd_weight * ramp_up(fraction / recipe.kd_ramp)
-        images = images.to(run.device, memory_format=torch.channels_last, non_blocking=True)
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.amp):
-            outputs = run.forward(images)
-            if run.teacher is not None:
-                targets["teacher"] = run.teacher.heatmaps(images)
-        terms = run.task.losses(outputs, targets, stage, kd_weight)
-        total = torch.stack(list(terms.values())).sum()
-        run.optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        run.optimiser.step()
-        run.ema.update(run.model)
+        terms = train_step(run, images, targets, stage, rate, kd_weight)
         for name, term in terms.items():
-            sums[name] = sums.get(name, torch.zeros((), device=run.device)) + term.detach()
-        unchecked.append({name: term.detach() for name, term in terms.items()})
+            sums[name] = sums.get(name, torch.zeros((), device=run.device)) + term
+        unchecked.append(terms)
         if step % 20 == 0 or step == steps - 1:
             check_finite(unchecked, epoch, step)
             unchecked.clear()
@@ -177,6 +179,25 @@ def run_epoch(run: Run, state: Progress, epoch: int, stop: Callable[[], bool]) -
     bar.close()
     state.step, state.sums = 0, {}
     return {name: value.item() / steps for name, value in sums.items()}
+
+
+def train_step(
+    run: Run, images: Tensor, targets: dict[str, Tensor], stage: Stage, rate: float, kd_weight: float
+) -> dict[str, Tensor]:
+    """One step on one batch at learning rate `rate`; returns the loss terms, detached."""
+    for group in run.optimiser.param_groups:
+        group["lr"] = rate
+    images = images.to(run.device, memory_format=torch.channels_last, non_blocking=True)
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.amp):
+        outputs = run.forward(images)
+        if run.teacher is not None:
+            targets["teacher"] = run.teacher.heatmaps(images)
+    terms = run.task.losses(outputs, targets, stage, kd_weight)
+    run.optimiser.zero_grad(set_to_none=True)
+    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    run.optimiser.step()
+    run.ema.update(run.model)
+    return {name: term.detach() for name, term in terms.items()}
 
 
 def batches(run: Run, stage: Stage, epoch: int, first: int = 0) -> Iterator[Batch]:

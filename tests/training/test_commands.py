@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commandline import TINY_RECIPE, okdhp
 from typer.testing import CliRunner
 
 from app.cli import app
@@ -14,39 +15,21 @@ from model.export import sha256
 from training.checkpoint import load_checkpoint
 from training.commands import pick_device, wants_amp
 from training.config import recipe_from_dict
+from training.data import held_pictures
 from training.datasets import load_dataset
-from training.evaluate import coco_ap, detector_table, find_people, load_network, measure_poses, pose_results
+from training.evaluate import (
+    candidates_threshold,
+    coco_ap,
+    detector_table,
+    find_people,
+    load_network,
+    measure_poses,
+)
 from training.joints import COCO
 from training.metrics import measured
 from training.pose_task import build_model, predict, score
+from training.served import boxes_and_scores, coco_results, serve
 from training.train import start_from
-
-RECIPE = """
-name = "tiny"
-task = "TASK"
-kept = "KEPT"
-holdout = 0.1
-learning_rate = 5e-3
-[encoder]
-widths = [8, 12, 16, 24, 32]
-[[stages]]
-epochs = 4
-height = 96
-width = 96
-batch = 8
-[[branches]]
-name = "a"
-widths = [16, 16]
-[[branches]]
-name = "b"
-widths = [16, 16]
-"""
-
-
-def okdhp(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +38,7 @@ def trained(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("trained")
     for task, kept in (("pose", "b"), ("detector", "best")):
         recipe = folder / f"{task}.toml"
-        recipe.write_text(RECIPE.replace("TASK", task).replace("KEPT", kept))
+        recipe.write_text(TINY_RECIPE.replace("TASK", task).replace("KEPT", kept))
         okdhp("train", recipe, "--data", drawn_folder, "--out", folder / task, "--amp", "off", "--device", "cpu")
         okdhp("export", folder / task / "last.pt", folder / f"{task}.onnx", "--data", drawn_folder)
     return folder
@@ -132,9 +115,25 @@ def test_found_boxes_are_in_the_pictures_own_pixels(trained: Path, drawn_folder:
     assert ((centre > 0) & (centre < dataset.pictures.size_wh[0].numpy())).all()
     table = detector_table(network, dataset)
     assert 0 <= table["recall_at_0.3_false"] <= 1
-    entries = pose_results(load_network(trained / "pose.onnx"), network, dataset, [0, 1], min_score=0.0)
-    assert {entry["image_id"] for entry in entries} == {1, 2}
+
+
+def test_the_service_itself_is_what_is_evaluated(trained: Path, drawn_folder: Path) -> None:
+    dataset = load_dataset(drawn_folder, "val")
+    held = np.flatnonzero(held_pictures(dataset.image_ids, 0.1)).tolist()  # there the detector's threshold finds some
+    served = serve(trained / "pose.onnx", trained / "detector.onnx", dataset, held)
+    image_ids = dataset.image_ids[held].tolist()
+    entries = coco_results(served, image_ids)
+    assert {entry["image_id"] for entry in entries} == set(image_ids)
     assert all(len(entry["keypoints"]) == 51 for entry in entries)
+    for (boxes, scores), people in zip(boxes_and_scores(served), served, strict=True):
+        assert boxes.shape == (len(people), 4)
+        assert (np.diff(scores) <= 0).all()
+
+
+def test_what_is_chosen_by_data_comes_of_the_held_out_pictures(trained: Path, drawn_folder: Path) -> None:
+    held = load_dataset(drawn_folder, "train", held_out=0.1)
+    card = json.loads((trained / "detector.json").read_text())
+    assert card["min_score"] == candidates_threshold(load_network(trained / "detector.onnx"), held)
 
 
 @pytest.mark.parametrize(

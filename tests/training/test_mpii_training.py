@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
+from commandline import TINY_RECIPE, okdhp
 from drawn import draw_person
 from typer.testing import CliRunner
 
@@ -15,26 +16,6 @@ from training.checkpoint import load_checkpoint
 from training.datasets import load_dataset
 from training.joints import MPII
 
-RECIPE = """
-name = "tiny"
-task = "pose"
-holdout = 0.3
-learning_rate = 5e-3
-[encoder]
-widths = [8, 12, 16, 24, 32]
-depths = [0, 0, 0, 0, 0]
-[[stages]]
-epochs = 6
-height = 64
-width = 64
-batch = 8
-[[branches]]
-name = "a"
-widths = [16, 16]
-[[branches]]
-name = "b"
-widths = [16, 16]
-"""
 # Where MPII's joints are among COCO's keypoints; its pelvis, thorax, neck and head top are between two of them.
 FROM_COCO = ((16, 16), (14, 14), (12, 12), (11, 11), (13, 13), (15, 15), (11, 12), (5, 6), (0, 6), (1, 2)) + (
     (10, 10), (8, 8), (6, 6), (5, 5), (7, 7), (9, 9)
@@ -67,17 +48,12 @@ def mpii_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(mpii_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "recipe.toml").write_text(RECIPE)
+    recipe = TINY_RECIPE.replace("TASK", "pose").replace("KEPT", "a").replace("= 96", "= 64").replace("0.1", "0.3")
+    (folder / "recipe.toml").write_text(recipe)
     arguments = ["--data", str(mpii_folder), "--amp", "off", "--device", "cpu"]
     okdhp("train", folder / "recipe.toml", "--out", folder / "run", *arguments)
     okdhp("export", folder / "run" / "last.pt", folder / "pose.onnx", "--data", mpii_folder)
     return folder
-
-
-def okdhp(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def test_every_branch_learns_mpiis_joints_and_is_scored_by_pckh(trained: Path) -> None:
