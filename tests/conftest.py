@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from hypothesis import settings as hypothesis_settings
 from serving import Server, running
 
@@ -26,6 +27,12 @@ def _no_settings_from_outside() -> Iterator[None]:
             if name.upper().startswith("POSE_"):
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    """A test that draws weights or pictures draws the same ones in every run, whatever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
