@@ -161,13 +161,14 @@ def ablate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     amp: Annotated[str, typer.Option(help="bfloat16: auto, on or off")] = "auto",
     limit: Annotated[int | None, typer.Option(help="use only so many pictures, for a trial")] = None,
+    init: Annotated[Path | None, typer.Option(help="checkpoint whose trunk every row starts from")] = None,
 ) -> None:
     """Train a recipe beside its baselines with several seeds; the table lands in OUT as ablation.md and .png."""
     _commands()
     from training.ablate import run_ablation
 
     with _one_line_errors():
-        typer.echo(run_ablation(recipe, data, out, seeds, row, teacher, device, amp, limit))
+        typer.echo(run_ablation(recipe, data, out, seeds, row, teacher, device, amp, limit, init))
 
 
 @app.command()

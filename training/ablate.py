@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -42,6 +43,7 @@ class Bench:
     device: torch.device
     amp: bool
     about: dict[str, str]
+    init: Path | None = None
 
     def folder(self, row: str, seed: int) -> Path:
         return self.out / row / f"seed{seed}"
@@ -49,14 +51,15 @@ class Bench:
 
 def run_ablation(
     recipe: Path, data: Path, out: Path, seeds: int, rows: list[str] | None, teacher: Path | None,
-    device: str, amp: str, limit: int | None,
+    device: str, amp: str, limit: int | None, init: Path | None = None,
 ) -> str:  # fmt: skip
     """Run the rows of `recipe` on `data`, scored on its val.json; returns the table, also in out/ablation.md and .png.
 
     rows: their names, all unless given, and their teachers. teacher: a recipe in place of the derived heavy one.
+    init: a checkpoint whose trunk every row starts from, branches and FAU being new in all of them.
     """
     base = load_recipe(recipe)
-    chosen = choose(ablation_rows(base, load_recipe(teacher) if teacher else None), rows)
+    chosen = choose(ablation_rows(base, load_recipe(teacher) if teacher else None, init is not None), rows)
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {seeds}")
     cv2.setNumThreads(1)  # torch already uses every core
@@ -65,7 +68,10 @@ def run_ablation(
     size = f"{len(train_set.people)} people of {data.name}/train.json, {len(val_set.people)} of val.json"
     about = {"data": size, "hardware": hardware(where)}
     about["score"] = score_name(train_set.joints) if base.task == "pose" else DetectorTask.score_name
-    bench = Bench(train_set, val_set, out, where, wants_amp(amp, where), about)
+    if init is not None:
+        with open(init, "rb") as file:
+            about["init"] = f"{init.name} ({hashlib.file_digest(file, 'sha256').hexdigest()[:12]})"
+    bench = Bench(train_set, val_set, out, where, wants_amp(amp, where), about, init)
     results: list[Result] = []
     for seed in range(base.seed, base.seed + seeds):
         for row in chosen:
@@ -93,28 +99,31 @@ def choose(rows: tuple[Row, ...], names: list[str] | None) -> list[Row]:
 def run_row(bench: Bench, row: Row, seed: int, before: list[Result]) -> Result | None:
     """The row's result, read where it was finished before, else trained; None when training was stopped.
 
-    Raises CheckpointError where the folder holds another recipe's or other data's result.
+    Raises CheckpointError where the folder holds the result of another recipe, start or data.
     """
     recipe = dataclasses.replace(row.recipe, seed=seed)
     folder = bench.folder(row.name, seed)
     done = folder / "result.json"
     if done.exists():
         content = json.loads(done.read_text())
-        if recipe_from_dict(content["recipe"]) != recipe or content["data"] != bench.about["data"]:
-            raise CheckpointError(f"{done}: is of another recipe or other data; choose another output folder")
+        same = content["data"] == bench.about["data"] and content.get("init", "") == bench.about.get("init", "")
+        if recipe_from_dict(content["recipe"]) != recipe or not same:
+            raise CheckpointError(f"{done}: is of another recipe, start or other data; choose another output folder")
         return Result(**content["result"])
     log.info("%s, seed %d: %s", row.name, seed, row.what)
     teacher = bench.folder(row.teacher, seed) / "last.pt" if row.teacher else None
     path = train(
-        recipe, bench.train_set, folder, device=bench.device, amp=bench.amp, teacher=teacher, about=bench.about
-    )
+        recipe, bench.train_set, folder, device=bench.device, amp=bench.amp, init=bench.init, teacher=teacher,
+        about=bench.about, init_part="trunk.",
+    )  # fmt: skip
     content = load_checkpoint(path) if path.exists() else {"epoch": 0}
     if content["epoch"] < recipe.epochs:
         return None
     taught_by = next((r for r in before if (r.row, r.seed) == (row.teacher, seed)), None)
     result = measure(bench, row, recipe, content, taught_by)
     partial = done.with_suffix(".partial")
-    values = {"result": dataclasses.asdict(result), "recipe": dataclasses.asdict(recipe), "data": bench.about["data"]}
+    made = {key: bench.about[key] for key in ("data", "init") if key in bench.about}
+    values = {"result": dataclasses.asdict(result), "recipe": dataclasses.asdict(recipe), **made}
     partial.write_text(json.dumps(values, indent=1))
     os.replace(partial, done)
     return result

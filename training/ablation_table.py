@@ -55,13 +55,15 @@ def gain(row: list[Result], alone: list[Result]) -> float | None:
 def markdown(results: Sequence[Result], recipe: Recipe, about: dict[str, str]) -> str:
     """The table; spread is the sample standard deviation over seeds, costs are a seed's mean.
 
-    about: what was trained on ("data", "hardware"), and which of SCORES is the "score".
+    about: what was trained on ("data", "hardware", perhaps "init"), and which of SCORES is the "score".
     """
     rows = by_row(results)
+    start = f" Every row's trunk started from {about['init']}." if "init" in about else ""
     lines = [
         f"# Ablation of {recipe.name}",
         "",
-        f"{SCORES[about['score']]}, on the split val. {about['data']}; {recipe.epochs} epochs on {about['hardware']}.",
+        f"{SCORES[about['score']]}, on the split val. {about['data']}; {recipe.epochs} epochs on {about['hardware']}."
+        + start,
         "Training GMAC: the forward pass of one picture through all that is trained or run, a teacher's own training",
         "included, and so are its hours. The last two columns are of the deployed branch.",
         "",

@@ -11,7 +11,7 @@ from training.augment import crop_matrices, occlude, photometric, random_matrice
 from training.config import Recipe, Stage
 from training.data import Dataset
 from training.distillation import soft_loss, soft_targets
-from training.losses import centre_focal, giou_loss
+from training.losses import Heatmaps, centre_focal, giou_loss
 from training.metrics import recall_at_false_rate
 from training.pictures import Pictures
 from training.rows import student_of
@@ -98,15 +98,16 @@ class DetectorTask:
         negative_weight = torch.where(targets["partial"], PARTIAL_NEGATIVE_WEIGHT, 1.0)
         anyone = targets["valid"].any(1, keepdim=True).float()
         recipe, terms = self.recipe, {}
-        soft = soft_targets(recipe.distillation, outputs, targets.get("teacher")) if kd_weight > 0 else {}
+        kind, temperature = recipe.soft_loss, recipe.temperature
+        target = Heatmaps(wanted.heatmaps, temperature)
+        soft = soft_targets(recipe.distillation, outputs, temperature, targets.get("teacher")) if kd_weight > 0 else {}
         for name, branch in outputs.branches.items():
             assert branch.boxes is not None
             terms[f"focal/{name}"] = centre_focal(branch.final, wanted.heatmaps, negative_weight)
             predicted = boxes_at_cells(branch.boxes, stride)
             terms[f"giou/{name}"] = recipe.box_weight * giou_loss(predicted, wanted.boxes, wanted.box_weight)
             if teachers := soft.get(name):
-                kind, temperature, maps = recipe.soft_loss, recipe.temperature, (branch.final,)
-                distance = soft_loss(maps, teachers, wanted.heatmaps, anyone, kind=kind, temperature=temperature)
+                distance = soft_loss([Heatmaps(branch.final, temperature)], teachers, target, anyone, kind)
                 terms[f"{'kl' if kind == 'kl' else 'soft_mse'}/{name}"] = kd_weight * distance
         if recipe.distillation == "ensemble" and len(outputs.branches) > 1:
             focal = centre_focal(outputs.ensemble, wanted.heatmaps, negative_weight)

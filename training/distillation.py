@@ -1,53 +1,51 @@
 """Who teaches whom, and by which loss: the ensemble every branch, the branches each other, or a frozen teacher all."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from model.okdhp import Outputs
-from training.losses import pixelwise_kl, soft_mse
+from training.losses import Heatmaps, pixelwise_kl, soft_mse
 
 Distillation = Literal["ensemble", "mutual", "teacher"]
 SoftLoss = Literal["kl", "mse"]
 
 
-def soft_targets(how: Distillation, outputs: Outputs, teacher: Tensor | None = None) -> dict[str, tuple[Tensor, ...]]:
+def soft_targets(
+    how: Distillation, outputs: Outputs, temperature: float, teacher: Tensor | None = None
+) -> dict[str, tuple[Heatmaps, ...]]:
     """For each branch the heatmaps (B, K, H, W) it learns from, detached; none for a branch that is alone.
 
     how: "ensemble" is OKDHP; "mutual" teaches each branch by all others (Deep Mutual Learning, Zhang et al., CVPR
     2018); "teacher" by `teacher`, the heatmaps of a network trained before (FPD, Zhang et al., CVPR 2019).
     Raises ValueError for a teacher of another heatmap size.
     """
-    finals = {name: branch.final.detach() for name, branch in outputs.branches.items()}
+    names = tuple(outputs.branches)
     if how == "teacher":
         assert teacher is not None
         if teacher.shape != outputs.ensemble.shape:
             sizes = f"{tuple(teacher.shape[1:])}, the student's {tuple(outputs.ensemble.shape[1:])}"
             raise ValueError(f"the teacher's heatmaps are of size {sizes}")
-        return {name: (teacher.detach(),) for name in finals}
+        return dict.fromkeys(names, (Heatmaps(teacher.detach(), temperature),))
     if how == "mutual":
+        finals = {name: Heatmaps(branch.final.detach(), temperature) for name, branch in outputs.branches.items()}
         return {name: tuple(final for other, final in finals.items() if other != name) for name in finals}
-    return {name: (outputs.ensemble.detach(),) if len(finals) > 1 else () for name in finals}
+    return dict.fromkeys(names, (Heatmaps(outputs.ensemble.detach(), temperature),) if len(names) > 1 else ())
 
 
 def soft_loss(
-    heatmaps: tuple[Tensor, ...],
-    teachers: tuple[Tensor, ...],
-    target: Tensor,
-    weight: Tensor,
-    *,
-    kind: SoftLoss,
-    temperature: float,
+    heatmaps: Sequence[Heatmaps], teachers: Sequence[Heatmaps], target: Heatmaps, weight: Tensor, kind: SoftLoss
 ) -> Tensor:
     """Sum over a branch's heatmaps (B, K, H, W) of their mean distance to its teachers' ones.
 
-    kind: "kl" at `temperature`, or "mse" in parts of the annotated `target`'s energy. weight (B, K).
+    kind: "kl", or "mse" in parts of the annotated `target`'s energy. weight (B, K).
     """
 
-    def distance(student: Tensor, teacher: Tensor) -> Tensor:
+    def distance(student: Heatmaps, teacher: Heatmaps) -> Tensor:
         if kind == "kl":
-            return pixelwise_kl(student, teacher, weight, temperature)
+            return pixelwise_kl(student, teacher, weight)
         return soft_mse(student, teacher, target, weight)
 
     means = [torch.stack([distance(maps, teacher) for teacher in teachers]).mean() for maps in heatmaps]

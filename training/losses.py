@@ -4,46 +4,72 @@ Each is a sum over a divisor, and the divisor is of the whole batch where severa
 """
 
 import math
+from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from training.distributed import group_mean
 
 
-def heatmap_mse(heatmaps: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+class Heatmaps:
+    """Heatmaps (B, K, H, W), and what they say of where each keypoint is: a softmax over all pixels at `temperature`.
+
+    Softmax and sums are taken when first asked for, and once: annotation and ensemble teach every branch, and passes
+    over heatmaps are a fair part of what training costs on a CPU.
+    """
+
+    def __init__(self, maps: Tensor, temperature: float) -> None:
+        self.maps, self.temperature = maps.float(), temperature
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """Log-probability of each pixel, (B, K, H*W)."""
+        return torch.log_softmax(self.maps.flatten(2) / self.temperature, dim=2)
+
+    @cached_property
+    def p(self) -> Tensor:
+        """Probability of each pixel, (B, K, H*W)."""
+        return self.log_p.exp()
+
+    @cached_property
+    def negative_entropy(self) -> Tensor:
+        """Sum of p log p over the pixels, (B, K)."""
+        return (self.p * self.log_p).sum(2)
+
+    @cached_property
+    def energy(self) -> Tensor:
+        """Sum of squares over the pixels, (B, K)."""
+        return self.maps.square().sum((2, 3))
+
+
+def heatmap_mse(heatmaps: Heatmaps, target: Heatmaps, weight: Tensor) -> Tensor:
     """Squared error of heatmaps (B, K, H, W), keypoints weighted by (B, K), relative to the target's energy.
 
     Predicting zero everywhere costs exactly 1 whatever the resolution and sigma, so that weights carry over between
     stages of training.
     """
-    error = (heatmaps.float() - target).square().sum((2, 3)) * weight
-    energy = target.square().sum((2, 3)) * weight
-    return error.sum() / group_mean(energy.sum()).clamp_min(1.0)
+    return soft_mse(heatmaps, target, target, weight)
 
 
-def pixelwise_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || student) of the softmax over all pixels at `temperature`, mean over keypoints (OKDHP eq. 5).
-
-    student, teacher (B, K, H, W); weight (B, K). Normalised per counted keypoint, not per pixel: the authors' further
-    division by H*W makes the term all but vanish. Detaching the teacher is the caller's choice.
-    """
-    logits = student.float().flatten(2) / temperature
-    log_teacher = torch.log_softmax(teacher.float().flatten(2) / temperature, dim=2)
-    p = log_teacher.exp()
-    # Sum of p (log p - log q), with log q = logits - logsumexp(logits): fewer passes over the maps than by log_softmax.
-    divergence = (p * (log_teacher - logits)).sum(2) + torch.logsumexp(logits, dim=2)  # (B, K)
-    return (divergence * weight).sum() / group_mean(weight.sum()).clamp_min(1.0)
-
-
-def soft_mse(student: Tensor, teacher: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def soft_mse(student: Heatmaps, teacher: Heatmaps, target: Heatmaps, weight: Tensor) -> Tensor:
     """Squared distance of heatmaps (B, K, H, W) to a teacher's, weighted by (B, K), in parts of the target's energy.
 
     The scale of heatmap_mse, and not the teacher's own energy, which vanishes while it has learnt nothing yet.
     """
-    error = (student.float() - teacher.float()).square().sum((2, 3)) * weight
-    energy = target.square().sum((2, 3)) * weight
-    return error.sum() / group_mean(energy.sum()).clamp_min(1.0)
+    error = F.mse_loss(student.maps, teacher.maps, reduction="none").sum((2, 3)) * weight
+    return error.sum() / group_mean((target.energy * weight).sum()).clamp_min(1.0)
+
+
+def pixelwise_kl(student: Heatmaps, teacher: Heatmaps, weight: Tensor) -> Tensor:
+    """KL(teacher || student) of the heatmaps' softmax over all pixels, mean over keypoints (OKDHP eq. 5).
+
+    student, teacher (B, K, H, W) at one temperature; weight (B, K). Normalised per counted keypoint, not per pixel: the
+    authors' further division by H*W makes the term all but vanish. Detaching the teacher is the caller's choice.
+    """
+    divergence = teacher.negative_entropy - (teacher.p * student.log_p).sum(2)  # (B, K)
+    return (divergence * weight).sum() / group_mean(weight.sum()).clamp_min(1.0)
 
 
 def ramp_up(progress: float) -> float:

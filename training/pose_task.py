@@ -14,7 +14,7 @@ from training.data import Dataset, People
 from training.decoding import Decode
 from training.distillation import soft_loss, soft_targets
 from training.joints import MPII, JointSet
-from training.losses import heatmap_mse, pixelwise_kl
+from training.losses import Heatmaps, heatmap_mse, pixelwise_kl
 from training.metrics import measured, oks, oks_share
 from training.pckh import pckh
 from training.pictures import Pictures
@@ -67,31 +67,39 @@ class PoseTask:
         return images, {"keypoints": points.to(device), "labelled": labelled.to(device)}
 
     def losses(self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float) -> dict[str, Tensor]:
-        """Named terms; their sum is minimised. A labelled point outside the crop asks for an empty heatmap."""
-        H, W = outputs.ensemble.shape[2:]
-        stride = stage.height // H
-        points, weight = targets["keypoints"], targets["labelled"].float()
-        bounds = torch.tensor([stage.width, stage.height], device=points.device)
-        inside = ((points >= 0) & (points < bounds)).all(2)
-        sigma = self.sigma_per_height * stage.height * 4 / stride
-        target = keypoint_heatmaps(points, inside, (stage.height, stage.width), stride, sigma)
-        visible = weight * inside
-        recipe = self.recipe
-        soft = soft_targets(recipe.distillation, outputs, targets.get("teacher")) if kd_weight > 0 else {}
-        terms = {f"mse/shared{i}": heatmap_mse(maps, target, weight) for i, maps in enumerate(outputs.shared)}
+        """Named terms; their sum is minimised."""
+        recipe, kind, temperature = self.recipe, self.recipe.soft_loss, self.recipe.temperature
+        target, weight, visible = self.target(targets, stage, outputs.ensemble.shape[2])
+        soft = soft_targets(recipe.distillation, outputs, temperature, targets.get("teacher")) if kd_weight > 0 else {}
+        terms = {
+            f"mse/shared{i}": heatmap_mse(Heatmaps(maps, temperature), target, weight)
+            for i, maps in enumerate(outputs.shared)
+        }
         for name, branch in outputs.branches.items():
-            heatmaps = (*branch.intermediate, branch.final)
+            heatmaps = [Heatmaps(maps, temperature) for maps in (*branch.intermediate, branch.final)]
             terms[f"mse/{name}"] = torch.stack([heatmap_mse(maps, target, weight) for maps in heatmaps]).sum()
             if recipe.hard_kl_weight > 0:
-                hard = [pixelwise_kl(maps, target, visible, recipe.temperature) for maps in heatmaps]
+                hard = [pixelwise_kl(maps, target, visible) for maps in heatmaps]
                 terms[f"hard_kl/{name}"] = recipe.hard_kl_weight * torch.stack(hard).sum()
             if teachers := soft.get(name):
-                kind, temperature = recipe.soft_loss, recipe.temperature
-                distance = soft_loss(heatmaps, teachers, target, visible, kind=kind, temperature=temperature)
+                distance = soft_loss(heatmaps, teachers, target, visible, kind)
                 terms[f"{'kl' if kind == 'kl' else 'soft_mse'}/{name}"] = kd_weight * distance
         if recipe.distillation == "ensemble" and len(outputs.branches) > 1:
-            terms["mse/ensemble"] = recipe.ensemble_weight * heatmap_mse(outputs.ensemble, target, weight)
+            ensemble = Heatmaps(outputs.ensemble, temperature)
+            terms["mse/ensemble"] = recipe.ensemble_weight * heatmap_mse(ensemble, target, weight)
         return terms
+
+    def target(self, targets: dict[str, Tensor], stage: Stage, height: int) -> tuple[Heatmaps, Tensor, Tensor]:
+        """What the heatmaps, `height` cells high, should be, and which count (B, K) for MSE and for KL.
+
+        A labelled point outside the crop asks for an empty heatmap, of which a softmax says nothing.
+        """
+        points, labelled = targets["keypoints"], targets["labelled"].float()
+        stride = stage.height // height
+        inside = ((points >= 0) & (points < torch.tensor([stage.width, stage.height], device=points.device))).all(2)
+        sigma = self.sigma_per_height * stage.height * 4 / stride
+        maps = keypoint_heatmaps(points, inside, (stage.height, stage.width), stride, sigma)
+        return Heatmaps(maps, self.recipe.temperature), labelled, labelled * inside
 
     def evaluate(self, model: OKDHP, stage: Stage) -> dict[str, float]:
         """The score of every branch and the ensemble on the held-out people; none where nobody is held out."""

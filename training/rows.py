@@ -19,10 +19,11 @@ class Row:
     teacher: str = ""
 
 
-def ablation_rows(recipe: Recipe, heavy: Recipe | None = None) -> tuple[Row, ...]:
+def ablation_rows(recipe: Recipe, heavy: Recipe | None = None, same_trunk: bool = False) -> tuple[Row, ...]:
     """Every row for the OKDHP `recipe`, teachers before their pupils; what the recipe itself is already has no row.
 
-    heavy: the two-stage baseline's teacher; without it, one about four times as heavy as the student.
+    heavy: the two-stage baseline's teacher; without it, one about four times as heavy as the student, by its decoder
+    alone where all rows are to have the `same_trunk`.
     Raises RecipeError for a recipe that is not OKDHP's.
     """
     if recipe.distillation != "ensemble" or recipe.soft_loss != "kl" or len(recipe.branches) < 2:
@@ -30,7 +31,7 @@ def ablation_rows(recipe: Recipe, heavy: Recipe | None = None) -> tuple[Row, ...
     change = dataclasses.replace
     student = student_of(recipe)
     alone = change(recipe, branches=(student,), kept=student.name, fau="mean")
-    teacher = heavy or heavier(alone)
+    teacher = heavy or heavier(alone, same_trunk)
     taught = change(alone, distillation="teacher", kd_ramp=AT_ONCE)
     equal = renamed([student] * len(recipe.branches))
     balanced = change(recipe, branches=equal, kept=BEST if recipe.kept == BEST else "1")
@@ -75,11 +76,17 @@ def deeper(recipe: Recipe, branch: Branch, times: int) -> Branch:
     return dataclasses.replace(branch, depth=branch.depth if times == 1 else max(branch.depth, 1) * times)
 
 
-def heavier(alone: Recipe) -> Recipe:
-    """A teacher for the one-branch recipe `alone`: an hourglass with twice the stacks in all, others twice as wide."""
+def heavier(alone: Recipe, same_trunk: bool = False) -> Recipe:
+    """A teacher for the one-branch recipe `alone`: an hourglass with twice the stacks in all, others twice as wide.
+
+    same_trunk: the decoder alone becomes heavier, four times as wide and twice as deep.
+    """
     (branch,) = alone.branches
     if alone.network == "hourglass":
         deep = dataclasses.replace(branch, stacks=2 * branch.stacks + alone.hourglass.shared)
+        return dataclasses.replace(alone, branches=(deep,))
+    if same_trunk:
+        deep = deeper(alone, dataclasses.replace(branch, widths=tuple(4 * width for width in branch.widths)), 2)
         return dataclasses.replace(alone, branches=(deep,))
     wide = dataclasses.replace(branch, widths=tuple(2 * width for width in branch.widths))
     encoder = alone.encoder

@@ -63,19 +63,20 @@ def train(
     max_hours: float = math.inf,
     compiled: bool = False,
     about: dict[str, str] | None = None,
+    init_part: str = "",
 ) -> Path:
     """Train `recipe` on `dataset`, write `out/last.pt` after every epoch and return its path; resumes from it if there.
 
-    init: a checkpoint whose equally named and shaped weights start the network. teacher: the checkpoint of a heavy
-    network that a recipe with distillation = "teacher" learns from. max_hours: stop cleanly after the
-    epoch in which that time passes. compiled: by torch.compile. about: facts for the model card ("data", "hardware"),
-    kept in the checkpoint.
+    init: a checkpoint whose equally named and shaped weights start the network; init_part: only those whose names begin
+    so. teacher: the checkpoint of a heavy network that a recipe with distillation = "teacher" learns from. max_hours:
+    stop cleanly after the epoch in which that time passes. compiled: by torch.compile. about: facts for the model card
+    ("data", "hardware"), kept in the checkpoint.
     SIGTERM and SIGINT write the checkpoint after the step under way and stop; a resumed run is the uninterrupted one,
     because every batch's randomness comes from (seed, epoch, step) alone. Under torchrun each process takes its share
     of every batch; norms and losses are taken over the whole of it, so that the number of processes changes nothing.
     Raises NonFiniteLoss, DataError, CheckpointError, RecipeError.
     """
-    run = prepare(recipe, dataset, device, amp, init, teacher, compiled)
+    run = prepare(recipe, dataset, device, amp, init, teacher, compiled, init_part)
     state = Progress(run, out / "last.pt", {**(about or {}), "joints": dataset.joints.name})
     state.resume()
     stop, began = stop_on_signal(), time.monotonic()
@@ -128,6 +129,7 @@ def prepare(
     init: Path | None = None,
     teacher: Path | None = None,
     compiled: bool = False,
+    init_part: str = "",
 ) -> Run:
     """What `train` trains, at its beginning; the arguments are `train`'s."""
     check_teacher(recipe, teacher)
@@ -140,7 +142,7 @@ def prepare(
     model = group.prepare(task.build().to(device))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if init is not None:
-        start_from(model, init)
+        start_from(model, init, init_part)
     optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     taught_by = load_teacher(teacher, recipe, device) if teacher is not None else None
     forward = group.wrap(model)
@@ -233,10 +235,14 @@ def parameter_groups(model: OKDHP, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def start_from(model: OKDHP, path: Path) -> None:
-    """Copy every weight of the checkpoint that has a namesake of equal shape here; raises CheckpointError for none."""
+def start_from(model: OKDHP, path: Path, part: str = "") -> None:
+    """Copy every weight of the checkpoint that has a namesake of equal shape here; raises CheckpointError for none.
+
+    part: only weights whose names begin so.
+    """
     weights, own = load_checkpoint(path)["ema"], model.state_dict()
-    shared = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    named = {name: value for name, value in weights.items() if name in own and name.startswith(part)}
+    shared = {name: value for name, value in named.items() if own[name].shape == value.shape}
     if not shared:
         raise CheckpointError(f"{path}: has no weight that fits this network")
     model.load_state_dict(shared, strict=False)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from app.cli import app
 from training.ablation_table import Result, gain, markdown
+from training.checkpoint import load_checkpoint
 from training.config import load_recipe
 
 RECIPE = """
@@ -77,7 +79,28 @@ def test_rows_are_trained_once_with_each_seed_counted_and_drawn(drawn_folder: Pa
     assert {path.parents[1].name for path in out.glob("*/seed1/result.json")} == {"alone", "okdhp"}
     code, said = ablate(drawn_folder, out, "--row", "alone", text=RECIPE.replace("epochs = 1", "epochs = 2"))
     assert code == 2
-    assert "is of another recipe or other data; choose another output folder" in said
+    assert "is of another recipe, start or other data; choose another output folder" in said
+
+
+def test_rows_start_from_one_trunk_and_nothing_else_of_a_checkpoint(drawn_folder: Path, tmp_path: Path) -> None:
+    code, said = ablate(drawn_folder, tmp_path / "first", "--row", "okdhp", "--seeds", "1")
+    assert code == 0, said
+    start, still = tmp_path / "first/okdhp/seed0/last.pt", RECIPE.replace('"tiny"', '"tiny"\nlearning_rate = 0.0', 1)
+    code, said = ablate(drawn_folder, tmp_path / "out", *ROWS, "--seeds", "1", "--init", str(start), text=still)
+    assert code == 0, said
+    assert "trunk started from last.pt (" in (tmp_path / "out/ablation.md").read_text()
+    begun = load_checkpoint(start)["ema"]
+    for row in ("alone", "okdhp", "teacher", "fpd"):
+        kernels = {
+            name: torch.equal(weight, begun[name])
+            for name, weight in load_checkpoint(tmp_path / f"out/{row}/seed0/last.pt")["model"].items()
+            if name.endswith("conv3x3") and begun.get(name, weight[:0]).shape == weight.shape
+        }
+        assert all(same == name.startswith("trunk.") for name, same in kernels.items())
+        assert any(kernels.values())
+    code, said = ablate(drawn_folder, tmp_path / "out", "--row", "alone", "--seeds", "1", text=still)
+    assert code == 2
+    assert "is of another recipe, start or other data" in said
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from training.checkpoint import CheckpointError, load_checkpoint
 from training.config import Augment, Branch, Encoder, Recipe, RecipeError, Stage
 from training.datasets import load_dataset
 from training.distillation import soft_loss, soft_targets
-from training.losses import pixelwise_kl, soft_mse
+from training.losses import Heatmaps, pixelwise_kl, soft_mse
 from training.train import train
 
 CPU = torch.device("cpu")
@@ -29,8 +29,15 @@ STUDENT = Recipe(
 DETECTOR = dataclasses.replace(STUDENT, task="detector", branches=(Branch("a", (8, 8)), Branch("b", (8, 8))))
 
 
+T = 0.2
+
+
 def random_maps(seed: int) -> Tensor:
     return torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def heatmaps(*seeds: int) -> list[Heatmaps]:
+    return [Heatmaps(random_maps(seed), T) for seed in seeds]
 
 
 def outputs(*names: str) -> Outputs:
@@ -39,68 +46,63 @@ def outputs(*names: str) -> Outputs:
 
 
 def test_soft_mse_is_the_squared_distance_in_parts_of_the_targets_energy() -> None:
-    student, teacher, target = random_maps(0), random_maps(1), random_maps(2)
+    student, teacher, target = heatmaps(0, 1, 2)
     weight = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
     error = energy = 0.0
     for b in range(2):
         for k in range(3):
             for y in range(4):
                 for x in range(5):
-                    error += float(weight[b, k]) * float(student[b, k, y, x] - teacher[b, k, y, x]) ** 2
-                    energy += float(weight[b, k]) * float(target[b, k, y, x]) ** 2
+                    error += float(weight[b, k]) * float(student.maps[b, k, y, x] - teacher.maps[b, k, y, x]) ** 2
+                    energy += float(weight[b, k]) * float(target.maps[b, k, y, x]) ** 2
     assert soft_mse(student, teacher, target, weight).item() == pytest.approx(error / energy, rel=1e-5)
 
 
 def test_a_teacher_that_has_learnt_nothing_weighs_no_more_than_the_annotation() -> None:
-    target = random_maps(0)
-    assert soft_mse(target, torch.zeros_like(target), target, torch.ones(2, 3)).item() == pytest.approx(1.0)
+    (target,), nothing = heatmaps(0), Heatmaps(torch.zeros(2, 3, 4, 5), T)
+    assert soft_mse(target, nothing, target, torch.ones(2, 3)).item() == pytest.approx(1.0)
 
 
 def test_the_ensemble_teaches_every_branch_and_nobody_teaches_one_alone() -> None:
     out = outputs("a", "b")
-    taught = soft_targets("ensemble", out)
-    assert {name: [torch.equal(t, out.ensemble) for t in teachers] for name, teachers in taught.items()} == {
+    taught = soft_targets("ensemble", out, T)
+    assert {name: [torch.equal(t.maps, out.ensemble) for t in teachers] for name, teachers in taught.items()} == {
         "a": [True],
         "b": [True],
     }
-    assert soft_targets("ensemble", outputs("a")) == {"a": ()}
+    assert soft_targets("ensemble", outputs("a"), T) == {"a": ()}
 
 
 def test_in_mutual_learning_all_others_teach_a_branch_and_it_never_itself() -> None:
     out = outputs("a", "b", "c")
-    taught = soft_targets("mutual", out)
+    taught = soft_targets("mutual", out, T)
     for name, teachers in taught.items():
         others = [branch.final for other, branch in out.branches.items() if other != name]
-        assert all(torch.equal(t, other) for t, other in zip(teachers, others, strict=True))
+        assert all(torch.equal(t.maps, other) for t, other in zip(teachers, others, strict=True))
 
 
 @pytest.mark.parametrize("how", ["ensemble", "mutual", "teacher"])
 def test_no_gradient_flows_into_whoever_teaches(how: str) -> None:
-    for teachers in soft_targets(how, outputs("a", "b"), random_maps(5).requires_grad_()).values():
+    for teachers in soft_targets(how, outputs("a", "b"), T, random_maps(5).requires_grad_()).values():
         assert teachers
-        assert not any(teacher.requires_grad for teacher in teachers)
+        assert not any(teacher.p.requires_grad for teacher in teachers)
 
 
 def test_a_teacher_of_another_heatmap_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"heatmaps are of size \(3, 8, 10\), the student's \(3, 4, 5\)"):
-        soft_targets("teacher", outputs("a"), torch.zeros(2, 3, 8, 10))
+        soft_targets("teacher", outputs("a"), T, torch.zeros(2, 3, 8, 10))
 
 
 @pytest.mark.parametrize("kind", ["kl", "mse"])
 def test_soft_loss_adds_up_a_branchs_heatmaps_and_averages_its_teachers(kind: str) -> None:
-    heatmaps, teachers, target = (
-        (random_maps(0), random_maps(1)),
-        tuple(random_maps(i) for i in (2, 3, 4)),
-        random_maps(5),
-    )
+    students, teachers, (target,) = heatmaps(0, 1), heatmaps(2, 3, 4), heatmaps(5)
     weight = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
     by_hand = 0.0
-    for maps in heatmaps:
+    for student in students:
         for teacher in teachers:
-            kl, mse = pixelwise_kl(maps, teacher, weight, 0.2), soft_mse(maps, teacher, target, weight)
+            kl, mse = pixelwise_kl(student, teacher, weight), soft_mse(student, teacher, target, weight)
             by_hand += float(kl if kind == "kl" else mse) / 3
-    found = soft_loss(heatmaps, teachers, target, weight, kind=kind, temperature=0.2)
-    assert found.item() == pytest.approx(by_hand, rel=1e-5)
+    assert soft_loss(students, teachers, target, weight, kind).item() == pytest.approx(by_hand, rel=1e-5)
 
 
 def losses(recipe: Recipe, folder: Path, out: Path, **options: Path) -> dict[str, float]:

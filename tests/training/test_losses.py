@@ -4,11 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from training.losses import centre_focal, giou_loss, heatmap_mse, pixelwise_kl, ramp_up
+from training.losses import Heatmaps, centre_focal, giou_loss, heatmap_mse, pixelwise_kl, ramp_up
 
 
 def random_maps(seed: int) -> torch.Tensor:
     return torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def mse(student: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return heatmap_mse(Heatmaps(student, 1.0), Heatmaps(target, 1.0), weight)
+
+
+def kl(student: torch.Tensor, teacher: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
+    return pixelwise_kl(Heatmaps(student, temperature), Heatmaps(teacher, temperature), weight)
 
 
 def softmax_of(image: np.ndarray, temperature: float) -> np.ndarray:
@@ -27,20 +35,20 @@ def test_mse_is_the_squared_error_in_parts_of_the_targets_energy() -> None:
                     difference = float(heatmaps[b, k, y, x] - target[b, k, y, x])
                     error += float(weight[b, k]) * difference**2
                     energy += float(weight[b, k]) * float(target[b, k, y, x]) ** 2
-    assert heatmap_mse(heatmaps, target, weight).item() == pytest.approx(error / energy, rel=1e-5)
+    assert mse(heatmaps, target, weight).item() == pytest.approx(error / energy, rel=1e-5)
 
 
 def test_predicting_nothing_costs_exactly_one_at_any_resolution() -> None:
     for target in (random_maps(0), random_maps(0).repeat(1, 1, 3, 3)):
-        assert heatmap_mse(torch.zeros_like(target), target, torch.ones(2, 3)).item() == pytest.approx(1.0)
+        assert mse(torch.zeros_like(target), target, torch.ones(2, 3)).item() == pytest.approx(1.0)
 
 
 def test_unlabelled_keypoints_cost_nothing() -> None:
     heatmaps, target, weight = random_maps(0), random_maps(1), torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
     changed = heatmaps.clone()
     changed[0, 1] += 100
-    assert heatmap_mse(changed, target, weight) == heatmap_mse(heatmaps, target, weight)
-    assert pixelwise_kl(changed, target, weight, 0.1) == pixelwise_kl(heatmaps, target, weight, 0.1)
+    assert mse(changed, target, weight) == mse(heatmaps, target, weight)
+    assert kl(changed, target, weight, 0.1) == kl(heatmaps, target, weight, 0.1)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
@@ -53,16 +61,16 @@ def test_kl_is_summed_over_pixels_and_averaged_over_keypoints(temperature: float
             p = softmax_of(teacher[b, k].double().numpy(), temperature)
             q = softmax_of(student[b, k].double().numpy(), temperature)
             total += float(weight[b, k]) * float((p * np.log(p / q)).sum())
-    assert pixelwise_kl(student, teacher, weight, temperature).item() == pytest.approx(total / 4, rel=1e-4)
+    assert kl(student, teacher, weight, temperature).item() == pytest.approx(total / 4, rel=1e-4)
 
 
 def test_kl_vanishes_for_equal_heatmaps_and_pulls_the_student_towards_the_teacher() -> None:
     teacher, weight = random_maps(1), torch.ones(2, 3)
-    assert pixelwise_kl(teacher, teacher, weight, 0.1).item() == pytest.approx(0.0, abs=1e-6)
+    assert kl(teacher, teacher, weight, 0.1).item() == pytest.approx(0.0, abs=1e-6)
     student = random_maps(0).requires_grad_()
-    before = pixelwise_kl(student, teacher, weight, 0.1)
+    before = kl(student, teacher, weight, 0.1)
     (gradient,) = torch.autograd.grad(before, student)
-    assert pixelwise_kl(student - 1e-3 * gradient, teacher, weight, 0.1) < before
+    assert kl(student - 1e-3 * gradient, teacher, weight, 0.1) < before
 
 
 def test_ramp_rises_from_almost_nothing_to_one_and_stays() -> None:
