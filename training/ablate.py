@@ -123,7 +123,7 @@ def run_row(bench: Bench, row: Row, seed: int, before: list[Result]) -> Result |
     result = measure(bench, row, recipe, content, taught_by)
     partial = done.with_suffix(".partial")
     made = {key: bench.about[key] for key in ("data", "init") if key in bench.about}
-    values = {"result": dataclasses.asdict(result), "recipe": dataclasses.asdict(recipe), **made}
+    values: dict[str, Any] = {"result": dataclasses.asdict(result), "recipe": dataclasses.asdict(recipe), **made}
     partial.write_text(json.dumps(values, indent=1))
     os.replace(partial, done)
     return result
