@@ -1,4 +1,4 @@
-"""What bounds training: where a step's time goes by operator, and how near its convolutions come to the machine's limit.
+"""What bounds training: where a step's time goes by operator, and how near its convolutions come to what is possible.
 
     python -m benchmarks.training_profile [--data DIR] [--device auto] [--steps 4] [--student-batch 48]
         [--hourglass-batch 4]
