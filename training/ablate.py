@@ -122,8 +122,8 @@ def run_row(bench: Bench, row: Row, seed: int, before: list[Result]) -> Result |
     taught_by = next((r for r in before if (r.row, r.seed) == (row.teacher, seed)), None)
     result = measure(bench, row, recipe, content, taught_by)
     partial = done.with_suffix(".partial")
-    made = {key: bench.about[key] for key in ("data", "init") if key in bench.about}
-    values: dict[str, Any] = {"result": dataclasses.asdict(result), "recipe": dataclasses.asdict(recipe), **made}
+    values: dict[str, Any] = {"result": dataclasses.asdict(result), "recipe": dataclasses.asdict(recipe)}
+    values.update({key: value for key, value in bench.about.items() if key in ("data", "init")})
     partial.write_text(json.dumps(values, indent=1))
     os.replace(partial, done)
     return result
