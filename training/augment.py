@@ -136,7 +136,7 @@ def photometric(images: Tensor, config: Augment, generator: Generator) -> Tensor
 
 
 def occlude(images: Tensor, config: Augment, generator: Generator) -> Tensor:
-    """Cover a random rectangle of some images (B, 3, H, W) with the same part of another image of the batch."""
+    """Cover a random rectangle of some images (B, 3, H, W), in place, with the same part of another of the batch."""
     B, _, H, W = images.shape
     covered = (uniform(generator, B, 0, 1) < config.occlusion).nonzero().flatten()
     centre_x, centre_y = uniform(generator, B, 0, W)[covered], uniform(generator, B, 0, H)[covered]
@@ -144,7 +144,6 @@ def occlude(images: Tensor, config: Augment, generator: Generator) -> Tensor:
     columns = (torch.arange(W)[None] - centre_x[:, None]).abs() < half_w[:, None]  # (covered, W)
     rows = (torch.arange(H)[None] - centre_y[:, None]).abs() < half_h[:, None]  # (covered, H)
     mask = (rows[:, :, None] & columns[:, None, :])[:, None].to(images.device)
-    result = images.clone()
     covered = covered.to(images.device)
-    result[covered] = torch.where(mask, images[covered - 1], images[covered])
-    return result
+    images[covered] = torch.where(mask, images[covered - 1], images[covered])
+    return images

@@ -1,5 +1,6 @@
 """Checkpoints that are either whole or absent."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -34,3 +35,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "recipe" not in content or "model" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of this project")
     return content
+
+
+def lineage(path: Path) -> list[dict[str, Any]]:
+    """The runs that led to the checkpoint `path`, oldest first: what it costs to start from it."""
+    content = load_checkpoint(path)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    last = {
+        "recipe": content["recipe"]["name"],
+        "epochs": content["epoch"],
+        "hours": round(content["hours"], 2),
+        "hardware": content.get("hardware", ""),
+        "data": content.get("data", ""),
+        "sha256": digest,
+    }
+    return [*content.get("before", []), last]

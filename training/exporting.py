@@ -64,6 +64,7 @@ def run_export(
             "torch": content["torch"],
             "commit": _commit(),
             "seed": recipe.seed,
+            "before": content.get("before", []),
         },
         "held_out": content["history"][-1]["scores"] if content["history"] else {},
         "calibration": dataclasses.asdict(calibration) if calibration else None,

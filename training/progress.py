@@ -21,10 +21,13 @@ log = logging.getLogger("okdhp.train")
 
 
 class Progress:
-    """Finished epochs, steps into the next one, and the sums of its loss terms so far; hours and history of all."""
+    """Finished epochs, steps into the next one, and the sums of its loss terms so far; hours and history of all.
 
-    def __init__(self, run: "Run", path: Path, about: dict[str, str]) -> None:
-        self.run, self.path, self.about = run, path, about
+    before: the runs whose weights this one started from (training.checkpoint.lineage).
+    """
+
+    def __init__(self, run: "Run", path: Path, about: dict[str, str], before: list[dict[str, Any]]) -> None:
+        self.run, self.path, self.about, self.before = run, path, about, before
         self.epoch, self.step, self.hours = 0, 0, 0.0
         self.sums: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
@@ -58,6 +61,7 @@ class Progress:
         run.optimiser.load_state_dict(content["optimiser"])
         self.epoch, self.hours, self.history = content["epoch"], content["hours"], content["history"]
         self.step, self.sums = content.get("step", 0), content.get("sums", {})
+        self.before = content.get("before", [])
         log.info("resumed %s after epoch %d, step %d", self.path, self.epoch, self.step)
 
     def finish(self, epoch: int, means: dict[str, float], scores: dict[str, float]) -> None:
@@ -86,6 +90,7 @@ class Progress:
             "sums": self.sums,
             "hours": self.hours,
             "history": self.history,
+            "before": self.before,
             "torch": str(torch.__version__),
             "teacher": run.teacher.identity if run.teacher is not None else "",
             **self.about,

@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model.okdhp import OKDHP, Outputs
-from training.checkpoint import CheckpointError, load_checkpoint
+from training.checkpoint import CheckpointError, lineage, load_checkpoint
 from training.config import Recipe, Stage
 from training.data import Dataset, held_pictures
 from training.detector_task import DetectorTask
@@ -77,7 +77,8 @@ def train(
     Raises NonFiniteLoss, DataError, CheckpointError, RecipeError.
     """
     run = prepare(recipe, dataset, device, amp, init, teacher, compiled, init_part)
-    state = Progress(run, out / "last.pt", {**(about or {}), "joints": dataset.joints.name})
+    before = lineage(init) if init is not None else []
+    state = Progress(run, out / "last.pt", {**(about or {}), "joints": dataset.joints.name}, before)
     state.resume()
     stop, began = stop_on_signal(), time.monotonic()
     board = SummaryWriter(str(out)) if run.group.leads else None

@@ -98,7 +98,7 @@ def test_no_light_change_leaves_the_picture_as_it_is() -> None:
 
 
 def test_occluder_is_a_rectangle_of_the_neighbouring_picture() -> None:
-    images = torch.arange(4.0)[:, None, None, None].expand(4, 3, 40, 30)
+    images = torch.arange(4.0)[:, None, None, None].repeat(1, 3, 40, 30)
     covered = occlude(images, Augment(occlusion=1.0), torch.Generator().manual_seed(0))
     for slot in range(4):
         mask = (covered[slot, 0] != slot).numpy()

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import os
 import re
 import shutil
@@ -133,6 +134,16 @@ def test_encoder_can_start_from_another_tasks_checkpoint(drawn_folder: Path, tmp
     detector = run(frozen, drawn_folder, tmp_path / "detector", max_hours=0.0, init=tmp_path / "pose" / "last.pt")
     name = "trunk.stages.0.0.conv3x3"
     torch.testing.assert_close(detector["model"][name], pose["ema"][name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_checkpoint_remembers_every_run_that_it_started_from(drawn_folder: Path, tmp_path: Path) -> None:
+    assert run(POSE, drawn_folder, tmp_path / "first", max_hours=0.0)["before"] == []
+    first, second = tmp_path / "first" / "last.pt", tmp_path / "second" / "last.pt"
+    run(dataclasses.replace(POSE, name="more"), drawn_folder, tmp_path / "second", max_hours=0.0, init=first)
+    third = run(POSE, drawn_folder, tmp_path / "third", max_hours=0.0, init=second)
+    assert [(past["recipe"], past["epochs"]) for past in third["before"]] == [(POSE.name, 1), ("more", 1)]
+    assert third["before"][1]["sha256"] == hashlib.sha256(second.read_bytes()).hexdigest()
+    assert run(POSE, drawn_folder, tmp_path / "third")["before"] == third["before"]  # resumed
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(drawn_folder: Path, tmp_path: Path) -> None:
