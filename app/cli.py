@@ -188,6 +188,21 @@ def export(
 
 
 @app.command()
+def quantize(
+    network: Annotated[Path, typer.Argument(help="an exported ONNX file with its card", exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Argument(help="the ONNX file to write; its card lands beside it")],
+    data: DataFolder,
+    pictures: Annotated[int, typer.Option(help="pictures of the split train whose ranges are noted")] = 300,
+) -> None:
+    """Write an exported file with 8-bit integer convolutions, for CPUs that have instructions for them (VNNI, AMX)."""
+    _commands()
+    from training.quantising import run_quantise
+
+    with _one_line_errors():
+        typer.echo(orjson.dumps(run_quantise(network, out, data, pictures)["scores"]).decode())
+
+
+@app.command()
 def evaluate(
     data: DataFolder,
     split: Annotated[str, typer.Option(help="which JSON of the folder")] = "val",

@@ -1,6 +1,6 @@
 """The deployed ONNX files on annotated pictures: what users get, measured through the graph that serves them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from app.geometry import crop_matrix, invert, letterbox_matrix, transform, warp
+from app.geometry import Matrix, crop_matrix, invert, letterbox_matrix, transform, warp
 from training.calibration import Bin, reliability, right_keypoints
 from training.data import Dataset, People
 from training.joints import MPII, JointSet
@@ -30,7 +30,7 @@ class Network:
     """An ONNX file with one uint8 (N, H, W, 3) input; `run` takes a list of (H, W, 3) pictures of `size_wh`."""
 
     size_wh: tuple[int, int]
-    run: Callable[[list[np.ndarray]], list[np.ndarray]]
+    run: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 
 def load_network(path: Path) -> Network:
@@ -41,6 +41,18 @@ def load_network(path: Path) -> Network:
     return Network((width, height), lambda pictures: session.run(None, {entry.name: np.stack(pictures)}))
 
 
+def person_crop(dataset: Dataset, people: People, row: int, size_wh: tuple[int, int]) -> tuple[np.ndarray, Matrix]:
+    """What a pose network of input `size_wh` sees of a person, as the service cuts it, and the map there (2, 3)."""
+    matrix = crop_matrix(people.boxes[row].numpy(), size_wh)
+    return warp(dataset.pictures.picture(int(people.picture[row])), matrix, size_wh), matrix
+
+
+def letterboxed(image: np.ndarray, size_wh: tuple[int, int]) -> tuple[np.ndarray, Matrix]:
+    """What a detector of input `size_wh` sees of a picture (H, W, 3), as the service fits it in, and the map (2, 3)."""
+    matrix = letterbox_matrix((image.shape[1], image.shape[0]), size_wh)
+    return warp(image, matrix, size_wh), matrix
+
+
 def predict_poses(network: Network, dataset: Dataset, people: People) -> tuple[Floats, Floats]:
     """Keypoints (N, K, 2) in picture pixels and scores (N, K) for the people's own boxes; no flip test.
 
@@ -48,11 +60,7 @@ def predict_poses(network: Network, dataset: Dataset, people: People) -> tuple[F
     """
     keypoints, scores = [], []
     for rows in tqdm(np.array_split(np.arange(len(people)), max(len(people) // BATCH, 1)), "poses", unit="batch"):
-        maps = [crop_matrix(people.boxes[row].numpy(), network.size_wh) for row in rows]
-        crops = [
-            warp(dataset.pictures.picture(int(people.picture[row])), matrix, network.size_wh)
-            for row, matrix in zip(rows, maps, strict=True)
-        ]
+        crops, maps = zip(*(person_crop(dataset, people, row, network.size_wh) for row in rows), strict=True)
         points, confidence = network.run(crops)
         if points.shape[1] != people.keypoints.shape[1]:
             wanted = people.keypoints.shape[1]
@@ -104,9 +112,8 @@ def find_people(network: Network, dataset: Dataset, pictures: list[int]) -> list
     """Boxes (K, 4) xyxy in picture pixels and scores (K,) for each of `pictures`."""
     found = []
     for index in tqdm(pictures, "people", unit="picture"):
-        image = dataset.pictures.picture(index)
-        matrix = letterbox_matrix((image.shape[1], image.shape[0]), network.size_wh)
-        boxes, scores = network.run([warp(image, matrix, network.size_wh)])
+        image, matrix = letterboxed(dataset.pictures.picture(index), network.size_wh)
+        boxes, scores = network.run([image])
         found.append((transform(boxes[0].reshape(-1, 2), invert(matrix)).reshape(-1, 4), scores[0]))
     return found
 

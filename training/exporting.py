@@ -74,7 +74,7 @@ def run_export(
     if recipe.task == "detector" and held is not None:
         card["min_score"] = candidates_threshold(load_network(out), held)
     if val is not None:
-        card["scores"] = _scores(out, recipe.task, val)
+        card["scores"] = scores_of(out, recipe.task, val)
     out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
     save_checkpoint(out.with_suffix(".pt"), slim(content))
     return card
@@ -108,7 +108,7 @@ def _calibration(recipe: Recipe, model: OKDHP, branch: str, held: Dataset) -> Ca
     return fit_calibration(peaks[labelled], right_keypoints(keypoints, people, held.joints)[labelled])
 
 
-def _scores(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:
+def scores_of(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:
     """The card's scores, measured on `dataset`; none where nobody in it can be measured."""
     network, command = load_network(path), {"command": "okdhp evaluate"}
     if task != "pose":

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from commandline import TINY_RECIPE, okdhp
@@ -81,6 +82,36 @@ def test_slim_checkpoint_starts_another_run_and_exports_the_same_network(trained
     start_from(model, thin)
     name = "branches.b.head.weight"
     torch.testing.assert_close(model.state_dict()[name], load_checkpoint(full)["ema"][name], atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("task", ["pose", "detector"])
+def test_quantised_file_has_integer_convolutions_and_finds_the_same(
+    trained: Path, drawn_folder: Path, task: str
+) -> None:
+    whole, small = trained / f"{task}.onnx", trained / f"{task}-int8.onnx"
+    okdhp("quantize", whole, small, "--data", drawn_folder, "--pictures", "8")
+    graph = onnx.load(str(small)).graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    inputs = [made_by.get(node.input[1], "") for node in graph.node if node.op_type == "Conv"]
+    heads = inputs.count("")
+    assert heads == {"pose": 1, "detector": 2}[task]
+    assert set(inputs) == {"", "DequantizeLinear"}
+    card, before = (json.loads(path.with_suffix(".json").read_text()) for path in (small, whole))
+    assert card["sha256"] == sha256(small)
+    assert card["precision"].startswith("int8")
+    assert {key: card[key] for key in ("input", "keypoints", "branch")} == {
+        key: before[key] for key in ("input", "keypoints", "branch")
+    }
+    (score,) = {"pose": ["oks_share/all"], "detector": ["recall_at_0.3_false"]}[task]
+    assert card["scores"][score] == pytest.approx(before["scores"][score], abs=0.1)
+
+
+def test_a_file_without_a_card_is_not_quantised(trained: Path, drawn_folder: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.onnx"
+    bare.write_bytes((trained / "pose.onnx").read_bytes())
+    result = CliRunner().invoke(app, ["quantize", str(bare), str(tmp_path / "o.onnx"), "--data", str(drawn_folder)])
+    assert result.exit_code == 2
+    assert "has no model card that names its task" in result.output
 
 
 def test_evaluate_prints_a_row_for_each_source_and_the_whole_pipeline(trained: Path, drawn_folder: Path) -> None:
