@@ -40,7 +40,7 @@ model = group.prepare(task.build())
 start = torch.cat([value.flatten() for value in model.parameters()]).clone()
 optimiser = torch.optim.SGD(parameter_groups(model, 0.0), lr=1e-3)  # AdamW would blow rounding errors up
 run = Run(recipe, task, model, group.wrap(model), EMA(model, 0.9), optimiser, group, cpu, amp=False)
-state = Progress(run, out / "last.pt", {})
+state = Progress(run, out / "last.pt", {}, [])
 first = run_epoch(run, state, 0, lambda: False)
 learnt = {name: value.clone() for name, value in model.state_dict().items()}
 moved = torch.cat([value.flatten() for value in model.parameters()]) - start
