@@ -188,15 +188,19 @@ def compare(name: str, recipe: Recipe, stage: Stage, folder: Path, device: torch
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_arguments(description: str | None, **counts: int) -> argparse.Namespace:
+    """What a training benchmark is told: data, device, and `counts` with these defaults. Leaves OpenCV one thread."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a COCO-format folder")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--student-batch", type=int, default=64)
-    parser.add_argument("--hourglass-batch", type=int, default=4)
-    arguments = parser.parse_args()
-    cv2.setNumThreads(1)
+    for name, default in counts.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+    cv2.setNumThreads(1)  # torch already uses every core
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = read_arguments(__doc__, rounds=3, student_batch=64, hourglass_batch=4)
     device = pick_device(arguments.device)
     student = load_recipe(ROOT / "weights/pose.toml")
     hourglass = load_recipe(ROOT / "training/configs/hourglass-4.toml")

@@ -8,19 +8,17 @@ of the same number type, timed before and after; a network whose convolutions ta
 bound by compute, one whose norms, activations and sums take it is bound by memory.
 """
 
-import argparse
 import collections
 import dataclasses
 import tempfile
 import time
 from pathlib import Path
 
-import cv2
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.training import ROOT, made_up, wait
+from benchmarks.training import ROOT, made_up, read_arguments, wait
 from training.commands import pick_device, wants_amp
 from training.config import Recipe, Stage, load_recipe
 from training.data import Dataset
@@ -100,14 +98,7 @@ def report(name: str, recipe: Recipe, stage: Stage, dataset: Dataset, device: to
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a COCO-format folder")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--student-batch", type=int, default=48)
-    parser.add_argument("--hourglass-batch", type=int, default=4)
-    arguments = parser.parse_args()
-    cv2.setNumThreads(1)
+    arguments = read_arguments(__doc__, steps=4, student_batch=48, hourglass_batch=4)
     device = pick_device(arguments.device)
     student = load_recipe(ROOT / "weights/pose.toml")
     hourglass = load_recipe(ROOT / "training/configs/hourglass-4.toml")

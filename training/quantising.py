@@ -34,6 +34,7 @@ def run_quantise(path: Path, out: Path, data: Path, pictures: int) -> dict[str, 
     if "task" not in card:
         raise DataError(f"{path}: has no model card that names its task; okdhp export writes one")
     val, train = load_dataset(data, "val"), load_dataset(data, "train", limit=pictures)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / path.name
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
