@@ -19,6 +19,7 @@ from app.geometry import Floats, Image, Matrix, crop_matrix, invert, letterbox_m
 from app.models import DetectorNetwork, Network, PoseNetwork
 from app.scoring import distinct, person_scores
 from app.settings import Settings
+from app.sightings import person_boxes
 from app.skeleton import KEYPOINT_NAMES
 
 P = ParamSpec("P")
@@ -144,7 +145,8 @@ class Pipeline:
         poses = await self.pose(image, detections.boxes_xyxy, deadline=deadline)
         scores = person_scores(poses.scores, detections.scores)
         kept = distinct(poses.keypoints, scores, detections.boxes_xyxy)
-        people = _people(detections.boxes_xyxy, poses, scores)
+        boxes_xyxy = person_boxes(detections.boxes_xyxy, poses.keypoints, poses.scores, image.shape[1::-1])
+        people = _people(boxes_xyxy, poses, scores)
         least = self._settings.min_score if options.min_score is None else options.min_score
         found = tuple(people[index] for index in kept if people[index].score >= least)[: options.max_people]
         metrics.people_per_image.observe(len(found))

@@ -8,33 +8,41 @@ FLOOR = 1e-3  # heatmap values below this carry no shape: the sub-pixel step see
 MAX_LOG_SIZE = 5.0  # e**5 cells: wider than any picture, and short of overflow
 
 
-def decode_heatmaps(heatmaps: Tensor, stride: float) -> tuple[Tensor, Tensor]:
+def decode_heatmaps(heatmaps: Tensor, stride: float, shuffle: int = 1) -> tuple[Tensor, Tensor]:
     """Keypoints (B, K, 2) as x, y in input pixels, and scores (B, K) in 0..1, from heatmaps (B, K, H, W).
 
     The peak cell is refined by a parabola through the logarithms of it and its neighbours, along x and y: exact for a
-    Gaussian (DARK, Zhang et al., CVPR 2020, without its smoothing). Cell i is centred at (i + 0.5) * stride.
+    Gaussian (DARK, Zhang et al., CVPR 2020, without its smoothing). Cell i is centred at (i + 0.5) * stride. Beyond
+    the border a heatmap is taken to go on as it is there.
+
+    shuffle: above 1, `heatmaps` is what a pixel shuffle of that factor would make heatmaps of, (B, K * shuffle**2,
+    H / shuffle, W / shuffle): peaks are found without the shuffled copy, which takes a CPU as long as a convolution.
     """
-    H, W = heatmaps.shape[2:]
-    flat = heatmaps.flatten(2)  # (B, K, H*W)
+    rows, columns = heatmaps.shape[2:]
+    flat = heatmaps.flatten(2).unflatten(1, (-1, shuffle**2)).flatten(2)  # (B, K, H*W)
     scores, peak = flat.max(dim=2)
-    x, y = peak % W, peak // W
-    here = scores.clamp_min(FLOOR).log()
+    part, place = _divmod(peak.float(), rows * columns)  # indices in float32: ONNX has no short integer division
+    (row, column), (below, right) = _divmod(place, columns), _divmod(part, shuffle)
+    x, y = column * shuffle + right, row * shuffle + below  # (B, K) cells
+    dx, dy = (torch.tensor(steps, device=x.device) for steps in ((-1.0, 0.0, 1.0, 0.0), (0.0, -1.0, 0.0, 1.0)))
+    near_x = (x.unsqueeze(2) + dx).clamp(0, columns * shuffle - 1)  # (B, K, 4)
+    near_y = (y.unsqueeze(2) + dy).clamp(0, rows * shuffle - 1)
+    (row, below), (column, right) = _divmod(near_y, shuffle), _divmod(near_x, shuffle)
+    place = ((below * shuffle + right) * rows + row) * columns + column
+    near = flat.gather(2, place.long()).clamp_min(FLOOR).log()
+    here = scores.clamp_min(FLOOR).log().unsqueeze(2)
+    before, after = near[..., :2], near[..., 2:]  # (B, K, 2) along x and y
+    curvature = (2 * here - before - after).clamp_min(1e-4)
+    offset = (0.5 * (after - before) / curvature).clamp(-0.5, 0.5)
+    return (torch.stack([x, y], dim=2) + 0.5 + offset) * stride, scores.clamp(0, 1)
 
-    def offset(position: Tensor, length: int, step: int) -> Tensor:
-        """The parabola's vertex, in cells from the peak; beyond the border the heatmap is taken as FLOOR."""
 
-        def neighbour(shift: int) -> Tensor:
-            inside = (position + shift >= 0) & (position + shift < length)
-            value = flat.gather(2, torch.where(inside, peak + shift * step, peak).unsqueeze(2)).squeeze(2)
-            return torch.where(inside, value, FLOOR).clamp_min(FLOOR).log()
-
-        before, after = neighbour(-1), neighbour(1)
-        curvature = (2 * here - before - after).clamp_min(1e-4)
-        return (0.5 * (after - before) / curvature).clamp(-0.5, 0.5)
-
-    refined_x = x.to(heatmaps.dtype) + 0.5 + offset(x, W, 1)
-    refined_y = y.to(heatmaps.dtype) + 0.5 + offset(y, H, W)
-    return torch.stack([refined_x, refined_y], dim=2) * stride, scores.clamp(0, 1)
+def _divmod(numbers: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
+    """Whole quotients and remainders of whole numbers 0..2**22 in float32, exact in that range."""
+    if divisor == 1:
+        return numbers, torch.zeros_like(numbers)
+    quotient = torch.floor(numbers / divisor)
+    return quotient, numbers - quotient * divisor
 
 
 def boxes_at_cells(boxes: Tensor, stride: float) -> Tensor:

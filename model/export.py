@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.decode import decode_centres, decode_heatmaps
 from model.layers import fuse
 from model.okdhp import OKDHP
-from model.student import Encoder
+from model.student import Encoder, PoseBranch
 
 OPSET = 18
 TOP_K = 50
@@ -40,18 +40,19 @@ class Calibration:
 class DeployedPose(nn.Module):
     """crops (N, H, W, 3) uint8 RGB -> keypoints (N, K, 2) x, y in crop pixels, scores (N, K) in 0..1.
 
-    Without a `calibration` the scores are the heatmaps' peaks.
+    Without a `calibration` the scores are the heatmaps' peaks. shuffle: see `decode_heatmaps`.
     """
 
     inputs, outputs = "crops", ("keypoints", "scores")
 
-    def __init__(self, network: nn.Module, calibration: Calibration | None = None) -> None:
+    def __init__(self, network: nn.Module, calibration: Calibration | None = None, shuffle: int = 1) -> None:
         super().__init__()
-        self.network, self.calibration = network, calibration
+        self.network, self.calibration, self.shuffle = network, calibration, shuffle
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         heatmaps = self.network(crops.permute(0, 3, 1, 2).float()).final
-        keypoints, peaks = decode_heatmaps(heatmaps, crops.shape[1] / heatmaps.shape[2])
+        stride = crops.shape[1] / (heatmaps.shape[2] * self.shuffle)
+        keypoints, peaks = decode_heatmaps(heatmaps, stride, self.shuffle)
         return keypoints, self.calibration(peaks) if self.calibration else peaks
 
 
@@ -74,11 +75,13 @@ Deployed = DeployedPose | DeployedDetector
 
 def deploy(model: OKDHP, branch: str, task: str, calibration: Calibration | None = None) -> Deployed:
     """Trunk and one branch of `model` as the deployed graph, re-parameterised. Changes `model`: pass a copy."""
-    network = fuse(model.deployed(branch))
+    network, shuffle = fuse(model.deployed(branch)), 1
     for module in network.modules():
         if isinstance(module, Encoder):
             module.fold_pixel_scale()
-    return (DeployedPose(network, calibration) if task == "pose" else DeployedDetector(network)).eval()
+        if isinstance(module, PoseBranch):
+            shuffle = module.leave_shuffled()
+    return (DeployedPose(network, calibration, shuffle) if task == "pose" else DeployedDetector(network)).eval()
 
 
 def export_onnx(deployed: Deployed, size_hw: tuple[int, int], path: Path) -> None:

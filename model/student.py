@@ -105,6 +105,11 @@ class PoseBranch(nn.Module):
         nn.init.normal_(self.head.weight, std=0.001)
         nn.init.zeros_(_bias(self.head))
 
+    def leave_shuffled(self) -> int:
+        """For export: from now on `final` is what the head predicts, and decoding unpacks it by the factor returned."""
+        factor, self.shuffle = self.shuffle, 1
+        return factor
+
     def forward(self, features: tuple[Tensor, ...]) -> BranchOutput:
         heatmaps = self.head(self.decoder(features))
         return BranchOutput(final=F.pixel_shuffle(heatmaps, self.shuffle) if self.shuffle > 1 else heatmaps)

@@ -28,8 +28,10 @@ def run_quantise(path: Path, out: Path, data: Path, pictures: int) -> dict[str, 
 
     Static quantisation in QDQ form, ranges taken from `pictures` of `data`'s train. Weights have 7 bits: with 8 the
     products overflow on CPUs without VNNI. The last convolutions stay in floating point, and decoding after them.
-    Raises DataError for a file without a card.
+    Raises DataError for a file without a card, or one that would be written over.
     """
+    if out.resolve() == path.resolve():
+        raise DataError(f"{out}: is the file to quantize; the integers need a name of their own")
     card = read_card(path)
     if "task" not in card:
         raise DataError(f"{path}: has no model card that names its task; okdhp export writes one")

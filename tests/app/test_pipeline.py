@@ -16,6 +16,7 @@ from app.overlap import oks
 from app.pipeline import Options, Pipeline
 from app.scoring import EVERY_KEYPOINT, distinct, person_scores
 from app.settings import Settings
+from app.sightings import person_boxes
 
 T = TypeVar("T")
 POSE = np.random.default_rng(0).uniform(0, 100, (17, 2)).astype(np.float32)
@@ -94,6 +95,21 @@ def test_max_people_keeps_the_surest_by_the_final_score(tiny_models: dict[str, P
         assert surest.score == full[0].score and surest.box_xyxy.tolist() == full[0].box_xyxy.tolist()
 
     with_pipeline(models, use)
+
+
+def test_a_found_person_s_box_heeds_the_skeleton_and_a_given_one_does_not(tiny_models: dict[str, Path]) -> None:
+    image = picture(boxes=((10, 20, 34, 70),))
+
+    async def use(pipeline: Pipeline) -> None:
+        detected = (await pipeline.detect(image, max_people=1)).boxes_xyxy
+        pose = await pipeline.pose(image, detected)
+        (found,) = (await pipeline.people(image, Options(1, min_score=0.0))).people
+        expected = person_boxes(detected, pose.keypoints, pose.scores, image.shape[1::-1])
+        assert found.box_xyxy.tolist() == expected[0].tolist() != detected[0].tolist()
+        (given,) = (await pipeline.people(image, Options(1, boxes_xyxy=detected))).people
+        assert given.box_xyxy.tolist() == detected[0].tolist()
+
+    with_pipeline(tiny_models, use)
 
 
 def test_a_deadline_in_the_past_stops_each_stage(tiny_models: dict[str, Path]) -> None:

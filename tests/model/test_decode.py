@@ -1,4 +1,6 @@
+import pytest
 import torch
+import torch.nn.functional as F
 
 from model.decode import boxes_at_cells, decode_centres, decode_heatmaps
 from training.targets import keypoint_heatmaps
@@ -21,6 +23,13 @@ def test_peak_on_the_border_stays_within_half_a_cell() -> None:
     found, _ = decode_heatmaps(heatmaps, 1.0)
     expected = torch.tensor([[(column + 0.5, row + 0.5) for row, column in corners]])
     assert (found - expected).abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("shuffle", [2, 4])
+def test_heatmaps_are_read_alike_before_and_after_a_pixel_shuffle(shuffle: int) -> None:
+    packed = torch.randn(3, 5 * shuffle**2, 4, 3)  # noise: peaks on every border too
+    expected = decode_heatmaps(F.pixel_shuffle(packed, shuffle), 4.0)
+    torch.testing.assert_close(decode_heatmaps(packed, 4.0, shuffle), expected)
 
 
 def test_nothing_but_noise_gives_finite_keypoints_and_scores_in_range() -> None:

@@ -114,6 +114,15 @@ def test_a_file_without_a_card_is_not_quantised(trained: Path, drawn_folder: Pat
     assert "has no model card that names its task" in result.output
 
 
+def test_a_file_is_not_quantised_onto_itself(trained: Path, drawn_folder: Path) -> None:
+    path = trained / "pose.onnx"
+    before = sha256(path)
+    result = CliRunner().invoke(app, ["quantize", str(path), str(path), "--data", str(drawn_folder)])
+    assert result.exit_code == 2
+    assert "need a name of their own" in result.output
+    assert sha256(path) == before
+
+
 def test_evaluate_prints_a_row_for_each_source_and_the_whole_pipeline(trained: Path, drawn_folder: Path) -> None:
     said = okdhp(
         "evaluate", "--data", drawn_folder, "--pose", trained / "pose.onnx", "--detector", trained / "detector.onnx"

@@ -1,0 +1,38 @@
+import numpy as np
+
+from app.sightings import body_box, person_boxes
+
+DETECTED = np.array([[10, 10, 50, 90]], np.float32)
+
+
+def skeleton(low: float, high: float) -> np.ndarray:
+    """(1, 17, 2): a diagonal of keypoints."""
+    return np.linspace(low, high, 17, dtype=np.float32)[None, :, None].repeat(2, axis=2)
+
+
+def test_a_person_s_box_is_the_mean_of_the_detector_s_and_the_skeleton_s() -> None:
+    points = skeleton(20, 100)
+    around = body_box(points[0], (200, 200))
+    assert around is not None and around[2] > 100  # reaches further than the detector saw
+    found = person_boxes(DETECTED, points, np.full((1, 17), 0.9), (200, 200))
+    np.testing.assert_allclose(found[0], (DETECTED[0] + around) / 2, rtol=1e-6)
+
+
+def test_unseen_keypoints_do_not_move_the_box() -> None:
+    points, scores = skeleton(20, 80), np.full((1, 17), 0.9)
+    expected = person_boxes(DETECTED, points, scores, (200, 200))
+    points[0, 5], scores[0, 5] = 199.0, 0.01
+    np.testing.assert_array_equal(person_boxes(DETECTED, points, scores, (200, 200)), expected)
+
+
+def test_where_too_little_is_seen_the_detector_s_box_stays() -> None:
+    scores = np.zeros((1, 17))
+    scores[0, :3] = 0.9
+    found = person_boxes(DETECTED, skeleton(20, 80), scores, (200, 200))
+    np.testing.assert_array_equal(found, DETECTED)
+
+
+def test_boxes_stay_inside_the_picture_and_nobody_has_none() -> None:
+    found = person_boxes(DETECTED, skeleton(-40, 240), np.full((1, 17), 0.9), (100, 95))
+    assert (found >= 0).all() and (found <= [100, 95, 100, 95]).all()
+    assert person_boxes(DETECTED[:0], skeleton(0, 1)[:0], np.ones((0, 17)), (100, 95)).shape == (0, 4)
