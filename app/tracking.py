@@ -24,6 +24,7 @@ LINK = 0.25  # likeness under which a skeleton is not where a track went
 LOST_FIT = 0.8  # what a lost person's likeness counts against that of somebody in view
 GRACE_S = 1.0  # how long a lost person keeps the id: a walker passes behind another in less
 OVERLOOKED_LIMIT = 4  # runs of the detector in a row that may overlook a person
+HOPE_SHARE = 0.5  # a newcomer under this share of min_score is not followed: each region costs a run of the network
 EMPTY_GAP_FRAMES = 3  # with nobody in view the detector looks at least this often
 VELOCITY_WEIGHT = 0.4  # share of the newest step in a track's velocity
 
@@ -32,8 +33,9 @@ VELOCITY_WEIGHT = 0.4  # share of the newest step in a track's velocity
 class TrackedPerson:
     """One person of one frame; pixels, scores in 0..1.
 
-    `score` is the mean of the keypoints' times the detector's when it last saw this person. `box_xyxy` (4,),
-    `keypoints` (17, 2), `keypoint_scores` (17,).
+    `score` is the mean of the keypoints' times the detector's, which rises at once and falls by half with each run: one
+    bad look at a person who was seen well makes nobody flicker. `box_xyxy` (4,), `keypoints` (17, 2),
+    `keypoint_scores` (17,).
     """
 
     id: int
@@ -84,7 +86,8 @@ class _Track:
         if found.detector_score is None:
             box = _eased(self.at(time_s).box_xyxy, box)
         else:
-            self.detector_score, self.overlooked = found.detector_score, 0
+            mean = (self.detector_score + found.detector_score) / 2
+            self.detector_score, self.overlooked = max(found.detector_score, mean), 0
         self.usual_score += USUAL_WEIGHT * (found.mean - self.usual_score)
         smooth = self._smoothed(found, time_s)
         self.shown = smooth if smoothing else found.keypoints
@@ -218,7 +221,9 @@ class Tracker:
         for track in self._tracks:
             track.overlooked += not track.lost and track.last.detector_score is None
         room = max(self.max_people - sum(map(self._shows, self._tracks)), 0)
+        least = HOPE_SHARE * self.min_score
         brought = [(one, one.detector_score) for one in newcomers if one.detector_score is not None]
+        brought = [(one, score) for one, score in brought if one.mean * score >= least]
         brought = sorted(brought, key=lambda pair: -pair[0].mean * pair[1])[:room]
         for one, score in brought:
             self._tracks.append(_Track(self._next_id, one, time_s, score))

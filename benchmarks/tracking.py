@@ -99,6 +99,7 @@ class MediaPipe:
     def __init__(self, python: str, frames: Path) -> None:
         script = Path(__file__).with_name("mediapipe_tracking.py")
         command, pipe, none = [python, str(script), str(frames)], subprocess.PIPE, subprocess.DEVNULL
+        self.seen = 0
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, text=True)
 
     def turn(self, first: int) -> list[float]:
@@ -107,7 +108,9 @@ class MediaPipe:
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit("MediaPipe's interpreter ended; does it have mediapipe 0.10.21?")
-        return [float(value) for value in line.split()]
+        seen, *times = line.split()
+        self.seen += int(seen)
+        return [float(value) for value in times]
 
 
 async def measure(frames: np.ndarray, python: str | None, folder: Path) -> dict[str, np.ndarray]:
@@ -121,7 +124,9 @@ async def measure(frames: np.ndarray, python: str | None, folder: Path) -> dict[
         if python:
             times["MediaPipe"] += theirs.turn(first)
     await ours.pipeline.close()
-    print(f"{np.mean(np.array(ours.seen) == 1):.0%} of our frames show one person, at most {max(ours.seen)}")
+    print(f"ours sees one person in {ours.seen.count(1)} of {len(ours.seen)} frames, at most {max(ours.seen)}")
+    if python:
+        print(f"MediaPipe sees somebody in {theirs.seen}")
     return {name: np.array(values[TURN_FRAMES:]) for name, values in times.items() if values}  # the first turn warms up
 
 

@@ -127,8 +127,8 @@ def cut_at_hips(network: Network, dataset: Dataset, measured: Measured) -> tuple
     truth, area = people.keypoints.numpy(), people.area.numpy()
     counted = people.labelled.numpy() & upper
     shares = {
-        "whole": (len(people), oks_share(oks(measured.keypoints[chosen], truth, counted, area))),
-        "cut at the hips": (len(people), oks_share(oks(np.stack(keypoints), truth, counted, area))),
+        "upper joints, whole": (len(people), oks_share(oks(measured.keypoints[chosen], truth, counted, area))),
+        "upper joints, cut at hips": (len(people), oks_share(oks(np.stack(keypoints), truth, counted, area))),
     }
     whole = float(measured.scores[chosen][:, legs].mean())
     return shares, {"in view": whole, "outside": float(np.stack(scores)[:, legs].mean())}
@@ -155,7 +155,7 @@ def draw(bins: list[Bin], gap: float, tables: dict[str, Table], path: Path) -> N
         bars = axes.barh(range(len(values)), values, color="tab:blue")
         axes.bar_label(bars, fmt="%.2f", padding=2)
         axes.set_yticks(range(len(values)), list(table))
-        axes.set(xlim=(0, 1), title=title)
+        axes.set(xlim=(0, 1.1), title=title)
         axes.invert_yaxis()
     figure.savefig(path, dpi=110)
 

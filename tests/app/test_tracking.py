@@ -409,6 +409,19 @@ def test_who_scores_less_than_asked_is_followed_but_not_shown():
     assert person.id == 1 and person.score == pytest.approx(0.8 * 0.9)
 
 
+def test_who_is_far_from_being_shown_costs_no_region():
+    tracker = Tracker(min_score=0.6)
+    assert one_frame(tracker, [0.9, 0.9], [0.5, 0.3]) == []  # scores of 0.45 and 0.27: the first may yet be shown
+    assert len(tracker.regions(0.1).boxes_xyxy) == 1
+
+
+def test_one_bad_look_of_the_detector_hides_nobody_and_a_second_does():
+    tracker = Tracker(min_score=0.5)
+    for time_s, (seen, shown) in enumerate([(0.9, [0]), (0.5, [0]), (0.5, [])]):
+        assert one_frame(tracker, [seen], [0.8], time_s / FPS) == shown, f"at {time_s}"
+    assert one_frame(tracker, [0.9], [0.8], 3 / FPS) == [0], "a good look counts at once"
+
+
 def test_a_frame_with_nobody_and_no_tracks_is_an_empty_list():
     tracker = Tracker()
     assert tracker.update(0.0, IMAGE_WH, tracker.regions(0.0), np.zeros((0, 17, 2)), np.zeros((0, 17))) == []
