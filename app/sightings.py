@@ -104,8 +104,8 @@ def person_boxes(
 ) -> Floats:
     """Boxes (N, 4) of people found in the detector's `boxes_xyxy` (N, 4): each the mean of that and its skeleton's box.
 
-    keypoints (N, 17, 2), scores (N, 17). The two err in different ways: of 847 people in COCO pictures the mean finds 2%
-    more than the detector's box does, at an IoU of .5 and 0.3 false people a picture (docs/experiments.md).
+    keypoints (N, 17, 2), scores (N, 17). The two err in different ways: of 847 people in COCO pictures the mean finds
+    2 in a hundred more than the detector's box, at an IoU of .5 and 0.3 false people a picture (docs/experiments.md).
     """
     found = np.array(boxes_xyxy, np.float32)
     for row, (points, point_scores) in enumerate(zip(keypoints, scores, strict=True)):

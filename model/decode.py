@@ -18,8 +18,8 @@ def decode_heatmaps(heatmaps: Tensor, stride: float, shuffle: int = 1) -> tuple[
     shuffle: above 1, `heatmaps` is what a pixel shuffle of that factor would make heatmaps of, (B, K * shuffle**2,
     H / shuffle, W / shuffle): peaks are found without the shuffled copy, which takes a CPU as long as a convolution.
     """
-    rows, columns = heatmaps.shape[2:]
-    flat = heatmaps.flatten(2).unflatten(1, (-1, shuffle**2)).flatten(2)  # (B, K, H*W)
+    channels, rows, columns = heatmaps.shape[1:]
+    flat = heatmaps.reshape(-1, channels // shuffle**2, shuffle**2 * rows * columns)  # (B, K, H*W)
     scores, peak = flat.max(dim=2)
     part, place = _divmod(peak.float(), rows * columns)  # indices in float32: ONNX has no short integer division
     (row, column), (below, right) = _divmod(place, columns), _divmod(part, shuffle)

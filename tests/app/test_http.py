@@ -53,7 +53,8 @@ def test_the_answer_is_what_the_documentation_promises(server: Server) -> None:
 
 def test_people_are_where_they_are_in_the_picture(server: Server) -> None:
     for person, box in zip(ask(server)["people"], (LEFT_PERSON, RIGHT_PERSON), strict=True):
-        assert person["box"] == pytest.approx(box, abs=2)
+        assert person["box"] == pytest.approx(box, abs=6)  # halfway to the tiny pose network's, whose arms are long
+        assert middle(person["box"]) == pytest.approx(middle(box), abs=1)
         assert nose(person) == pytest.approx(middle(box), abs=1)
 
 
