@@ -144,11 +144,12 @@ class Pipeline:
         )
         poses = await self.pose(image, detections.boxes_xyxy, deadline=deadline)
         scores = person_scores(poses.scores, detections.scores)
-        kept = distinct(poses.keypoints, scores, detections.boxes_xyxy)
-        boxes_xyxy = person_boxes(detections.boxes_xyxy, poses.keypoints, poses.scores, image.shape[1::-1])
-        people = _people(boxes_xyxy, poses, scores)
         least = self._settings.min_score if options.min_score is None else options.min_score
-        found = tuple(people[index] for index in kept if people[index].score >= least)[: options.max_people]
+        kept = [row for row in distinct(poses.keypoints, scores, detections.boxes_xyxy) if scores[row] >= least]
+        kept = kept[: options.max_people]
+        sure = Poses(poses.keypoints[kept], poses.scores[kept])
+        boxes_xyxy = person_boxes(detections.boxes_xyxy[kept], sure.keypoints, sure.scores, image.shape[1::-1])
+        found = _people(boxes_xyxy, sure, scores[kept])
         metrics.people_per_image.observe(len(found))
         queue_ms = detections.queue_ms + poses.queue_ms
         return People(found, {"queue": queue_ms, "detect": detections.run_ms, "pose": poses.run_ms})

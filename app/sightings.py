@@ -22,7 +22,7 @@ SMALLEST_BOX_PX = 4.0
 
 def seen_keypoints(scores: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Which of one person's keypoints, with scores (17,) in 0..1, are worth showing and following."""
-    better = np.sort(scores)[len(scores) * 3 // 4]  # a quarter is surer: np.quantile, at a fiftieth of its time
+    better = np.sort(scores)[len(scores) * 3 // 4]  # of 17 the upper quartile; np.quantile took half a frame's tracking
     return np.asarray(scores >= max(SEEN_FLOOR, SEEN_SHARE * float(better)))
 
 

@@ -221,9 +221,8 @@ class Tracker:
         for track in self._tracks:
             track.overlooked += not track.lost and track.last.detector_score is None
         room = max(self.max_people - sum(map(self._shows, self._tracks)), 0)
-        least = HOPE_SHARE * self.min_score
         brought = [(one, one.detector_score) for one in newcomers if one.detector_score is not None]
-        brought = [(one, score) for one, score in brought if one.mean * score >= least]
+        brought = [(one, score) for one, score in brought if one.mean * score >= HOPE_SHARE * self.min_score]
         brought = sorted(brought, key=lambda pair: -pair[0].mean * pair[1])[:room]
         for one, score in brought:
             self._tracks.append(_Track(self._next_id, one, time_s, score))

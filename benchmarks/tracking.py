@@ -123,6 +123,8 @@ async def measure(frames: np.ndarray, python: str | None, folder: Path) -> dict[
         times["ours"] += await ours.turn(frames, first)
         if python:
             times["MediaPipe"] += theirs.turn(first)
+    if python:
+        theirs.process.communicate()  # the end of its input ends it
     await ours.pipeline.close()
     print(f"ours sees one person in {ours.seen.count(1)} of {len(ours.seen)} frames, at most {max(ours.seen)}")
     if python:

@@ -10,6 +10,18 @@ def skeleton(low: float, high: float) -> np.ndarray:
     return np.linspace(low, high, 17, dtype=np.float32)[None, :, None].repeat(2, axis=2)
 
 
+def test_a_body_box_holds_the_keypoints_and_stays_in_the_picture() -> None:
+    points = skeleton(-30, 90)[0]
+    box = body_box(points, (200, 200))
+    inside = points[points[:, 0] >= 0]
+    assert box is not None and box[0] == 0
+    assert (inside >= box[:2]).all() and (inside <= box[2:]).all()
+
+
+def test_three_keypoints_are_nobody() -> None:
+    assert body_box(skeleton(20, 80)[0, :3], (200, 200)) is None
+
+
 def test_a_person_s_box_is_the_mean_of_the_detector_s_and_the_skeleton_s() -> None:
     points = skeleton(20, 100)
     around = body_box(points[0], (200, 200))

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.overlap import iou, nesting, oks
-from app.sightings import Regions, body_box
-from app.skeleton import OKS_SIGMAS
+from app.overlap import iou
+from app.sightings import Regions
 from app.tracking import GRACE_S, OVERLOOKED_LIMIT, TrackedPerson, Tracker
 
 IMAGE_WH = (640, 480)
@@ -299,18 +298,6 @@ def test_asking_for_regions_changes_nothing():
     assert not tracker.wants_detector()
 
 
-def test_a_body_box_holds_the_keypoints_and_stays_in_the_picture():
-    pose = Walker(-30, height=300).pose(0.0)
-    box = body_box(pose, IMAGE_WH)
-    inside = pose[pose[:, 0] >= 0]
-    assert box is not None and box[0] == 0
-    assert (inside >= box[:2]).all() and (inside <= box[2:]).all()
-
-
-def test_three_keypoints_are_nobody():
-    assert body_box(Walker(200).pose(0.0)[:3], IMAGE_WH) is None
-
-
 # --- when the detector runs -----------------------------------------------------------------------------------------
 
 
@@ -466,32 +453,3 @@ def test_frames_of_the_same_instant_do_no_harm():
     for _ in range(3):
         (person,) = step(tracker, world, 1.0)
     assert np.isfinite(person.keypoints).all() and person.id == 1
-
-
-# --- the measures ---------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.floats(0, 100), min_size=8, max_size=8))
-def test_iou_agrees_with_counting_pixels_on_a_grid(values):
-    corners = np.round(np.array(values).reshape(2, 2, 2)).astype(int)
-    low, high = corners.min(1), corners.max(1) + 1
-    masks = np.zeros((2, 102, 102), bool)
-    for mask, (x1, y1), (x2, y2) in zip(masks, low, high, strict=True):
-        mask[y1:y2, x1:x2] = True
-    boxes = np.concatenate([low, high], axis=1).astype(float)
-    expected = (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()
-    assert iou(boxes[:1], boxes[1:])[0, 0] == pytest.approx(expected)
-
-
-def test_a_box_within_another_is_nested_whatever_their_sizes():
-    large, small = np.array([[0.0, 0, 100, 100]]), np.array([[10.0, 10, 20, 20], [90, 90, 110, 110], [200, 0, 210, 10]])
-    assert nesting(large, small)[0] == pytest.approx([1.0, 0.25, 0.0])
-    assert np.array_equal(nesting(small, large)[:, 0], nesting(large, small)[0])
-
-
-def test_oks_is_one_for_the_same_pose_and_falls_to_the_textbook_value():
-    pose, seen = Walker(200).pose(0), np.ones(17, bool)
-    assert oks(pose, pose, seen, 100.0) == 1.0
-    moved = pose + np.stack([2 * OKS_SIGMAS * 100.0, np.zeros(17)], axis=1)  # each point by twice its sigma
-    assert oks(pose, moved, seen, 100.0) == pytest.approx(np.exp(-0.5))
-    assert oks(pose, pose, np.zeros(17, bool), 100.0) == 0.0
