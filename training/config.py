@@ -43,7 +43,10 @@ class Branch:
 
 @dataclass(frozen=True)
 class Encoder:
-    """The shared encoder: channels and further convolutions at strides 2 to 32; or a factor on published ones."""
+    """The shared encoder: channels and further convolutions at strides 2 to 32, and 64 where there is a sixth of each.
+
+    Or a factor on published ones.
+    """
 
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     depths: tuple[int, ...] = (0, 0, 2, 3, 2)
@@ -74,6 +77,7 @@ class Augment:
     noise: float = 0.05
     blur: float = 0.05
     mosaic: float = 0.5  # detector only: four pictures in one
+    close_up: float = 0.0  # detector only: someone's head and shoulders fill the picture
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ class Recipe:
         _require(0 < self.cooldown <= 1, f"cooldown must be in (0, 1], got {self.cooldown}")
         self._check_network()
         self._check_distillation()
-        step = 64 if self.network == "hourglass" else 32
+        step = 64 if self.network == "hourglass" else 2 ** len(self.encoder.widths)
         for stage in self.stages:
             whole = stage.height % step == 0 and stage.width % step == 0
             _require(whole, f"input sides must be divisible by {step}, got {stage.height}x{stage.width}")
@@ -157,12 +161,14 @@ class Recipe:
         strides = {2 ** -len(branch.widths) / branch.shuffle for branch in self.branches}
         _require(len(strides) == 1, "all branches must end at one resolution: give each the same widths and shuffle")
         levels = {len(branch.widths) for branch in self.branches}
-        _require(1 <= min(levels) <= 3, "a branch has 1 to 3 widths: it ends at stride 16, 8 or 4")
+        most = len(encoder.widths) - 2
+        _require(1 <= min(levels) <= most, f"a branch has 1 to {most} widths: it ends at stride 4 at the finest")
         for branch in self.branches:
             least = 0 if name == "student" else 1
             possible = min(branch.widths) > 0 and branch.depth >= least
             _require(possible, f"a branch's widths must be above 0 and its depth at least {least}, got {branch}")
-        _require(len(encoder.widths) == len(encoder.depths) == 5, "an encoder has 5 widths and 5 depths")
+        sizes = len(encoder.widths), len(encoder.depths)
+        _require(sizes in ((5, 5), (6, 6)), f"an encoder has 5 widths and depths, or 6, got {sizes[0]} and {sizes[1]}")
         if name == "student":
             _require(encoder.multiplier == 1, "multiplier is for published encoders; the student has widths")
         else:

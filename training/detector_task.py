@@ -2,12 +2,13 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from model.decode import boxes_at_cells, decode_centres
 from model.okdhp import OKDHP, Outputs
 from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig
-from training.augment import crop_matrices, occlude, photometric, random_matrices, transform_points, uniform
+from training.augment import occlude, photometric, transform_points, uniform
 from training.config import Recipe, Stage
 from training.data import Dataset
 from training.distillation import soft_loss, soft_targets
@@ -16,13 +17,13 @@ from training.metrics import recall_at_false_rate
 from training.pictures import Pictures
 from training.rows import student_of
 from training.snapshots import draw_boxes, grid, pictures
-from training.targets import centre_targets
+from training.targets import cells_within, centre_targets
+from training.views import close_ups, letterboxes, listed_people, mosaic, random_letterboxes, seen_people
 
-MIN_SIDE_PX = 8  # of a training person in the network's input: nobody smaller is asked for
-MIN_VISIBLE = 0.3  # share of a box that a random view must keep for the person to count
 PARTIAL_SOURCES = ("lspet",)  # pictures in which only one of possibly several people is annotated
 PARTIAL_NEGATIVE_WEIGHT = 0.2  # what lies unannotated there may still be a person
-PARTIAL_EVERY = 3  # and they are easy, so every third is enough
+PARTIAL_SHARE = 0.15  # of training examples: they are easy, one person in the middle
+VIEW_SCALES, TILE_SCALES = (0.6, 1.6), (0.7, 1.6)  # of a picture in a view of its own, and in a mosaic
 TOP_K = 50
 SHOWN, DRAWN_SCORE = 6, 0.3  # held-out pictures drawn for TensorBoard, and people in them
 
@@ -43,12 +44,12 @@ class DetectorTask:
 
     def __init__(self, recipe: Recipe, dataset: Dataset, held_pictures: np.ndarray) -> None:
         self.recipe, self.pictures = recipe, dataset.pictures
-        self.boxes, self.valid = padded_boxes(dataset)
-        self.partial = torch.from_numpy(np.isin(dataset.sources, PARTIAL_SOURCES))
-        every = np.arange(len(self.pictures)) % PARTIAL_EVERY == 0
-        self.train = torch.from_numpy(np.flatnonzero(~held_pictures & (every | ~self.partial.numpy())))
-        complete = ~np.isin(dataset.sources, PARTIAL_SOURCES)
-        self.held = torch.from_numpy(np.flatnonzero(held_pictures & (complete if complete.any() else True)))
+        self.listed = listed_people(dataset)
+        partial, kept = np.isin(dataset.sources, PARTIAL_SOURCES), ~held_pictures
+        asked = ~partial if (kept & ~partial).any() else partial
+        self.partial = torch.from_numpy(partial)
+        self.train, self.held = (torch.from_numpy(np.flatnonzero(asked & which)) for which in (kept, held_pictures))
+        self.mixed_in = torch.from_numpy(np.flatnonzero(kept & partial))
 
     def __len__(self) -> int:
         return len(self.train)
@@ -57,45 +58,53 @@ class DetectorTask:
         return build_model(self.recipe)
 
     def batch(self, rows: Tensor, stage: Stage, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Augmented pictures (B, 3, H, W) float 0..255, by chance mosaics of four, and the boxes in them."""
-        config, size, pictures = self.recipe.augment, (stage.height, stage.width), self.train[rows]
+        """Augmented pictures (B, 3, H, W) float 0..255, by chance mosaics of four, and who can be seen in them.
+
+        "partial" (B, n, n): which of the n x n pictures that make one up are not annotated completely.
+        """
+        config, size = self.recipe.augment, (stage.height, stage.width)
         if uniform(generator, 1, 0, 1).item() < config.mosaic:
             others = torch.randint(len(self.train), (3 * len(rows),), generator=generator)
-            tiles = torch.cat([pictures, self.train[others]])
+            tiles = self._mixed(torch.cat([rows, others]), generator)
             half = (stage.height // 2, stage.width // 2)
-            crops, boxes, valid = self._views(tiles, half, generator, (0.7, 1.6))
-            crops, boxes, valid = mosaic(crops, boxes, valid, half)
-            partial = self.partial[tiles].view(4, -1).any(0)
+            matrices = random_letterboxes(self.pictures.size_wh[tiles], half, TILE_SCALES, config, generator)
+            crops = self.pictures.sample(tiles, matrices, half)
+            crops, seen = mosaic(crops, seen_people(self.listed, tiles, matrices, half), half)
+            partial = self.partial[tiles].view(2, 2, -1).permute(2, 0, 1)
         else:
-            crops, boxes, valid = self._views(pictures, size, generator, (0.35, 1.4))
-            partial = self.partial[pictures]
+            pictures = self._mixed(rows, generator)
+            matrices = self._views(pictures, size, generator)
+            crops = self.pictures.sample(pictures, matrices, size)
+            seen = seen_people(self.listed, pictures, matrices, size)
+            partial = self.partial[pictures].view(-1, 1, 1)
         images = occlude(photometric(crops.float(), config, generator), config, generator)
-        targets = {"boxes": boxes, "valid": valid, "partial": partial}
+        targets = {**seen._asdict(), "partial": partial}
         return images, {name: value.to(images.device) for name, value in targets.items()}
 
-    def _views(
-        self, pictures: Tensor, size: tuple[int, int], generator: Generator, scales: tuple[float, float]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Randomly scaled, shifted, slightly turned and mirrored letterboxes: crops, boxes (B, N, 4), valid (B, N)."""
-        B, config = len(pictures), self.recipe.augment
-        wh = self.pictures.size_wh[pictures].double()
-        whole = torch.cat([torch.zeros_like(wh), wh], 1)
-        low, high = (float(np.log(scale)) for scale in scales)
-        scale = uniform(generator, B, low, high).exp()
-        room = (scale - 1).abs() / 2 + 0.1
-        shift_x, shift_y = (uniform(generator, B, -1, 1) * room for _ in range(2))
-        angle = uniform(generator, B, -1, 1) ** 3 * config.rotation_deg / 3
-        mirrored = uniform(generator, B, 0, 1) < config.flip
-        matrices = random_matrices(whole, size, scale, angle, shift_x, shift_y, mirrored, padding=1.0)
-        crops = self.pictures.sample(pictures, matrices, size)
-        boxes, valid = visible_boxes(transform_boxes(self.boxes[pictures], matrices), self.valid[pictures], size)
-        return crops, boxes, valid
+    def _mixed(self, rows: Tensor, generator: Generator) -> Tensor:
+        """The pictures of training examples `rows`, some replaced by partly annotated ones."""
+        pictures = self.train[rows]
+        if not len(self.mixed_in):
+            return pictures
+        replaced = uniform(generator, len(rows), 0, 1) < PARTIAL_SHARE
+        partly = self.mixed_in[torch.randint(len(self.mixed_in), rows.shape, generator=generator)]
+        return torch.where(replaced, partly, pictures)
+
+    def _views(self, pictures: Tensor, size: tuple[int, int], generator: Generator) -> Tensor:
+        """Maps (B, 2, 3): whole pictures, or close-ups of somebody in them."""
+        config = self.recipe.augment
+        matrices = random_letterboxes(self.pictures.size_wh[pictures], size, VIEW_SCALES, config, generator)
+        close = close_ups(self.listed, pictures, size, config, generator)
+        chosen = uniform(generator, len(pictures), 0, 1) < config.close_up
+        return torch.where((chosen & close[:, 0, 0].isfinite())[:, None, None], close, matrices)
 
     def losses(self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float) -> dict[str, Tensor]:
         """Named terms; their sum is minimised."""
-        stride = stage.height // outputs.ensemble.shape[2]
-        wanted = centre_targets(targets["boxes"], targets["valid"], (stage.height, stage.width), stride)
-        negative_weight = torch.where(targets["partial"], PARTIAL_NEGATIVE_WEIGHT, 1.0)
+        size_hw, stride = (stage.height, stage.width), stage.height // outputs.ensemble.shape[2]
+        wanted = centre_targets(targets["boxes"], targets["valid"], size_hw, stride)
+        partial = F.interpolate(targets["partial"][:, None].float(), wanted.heatmaps.shape[2:])
+        negative_weight = 1 - (1 - PARTIAL_NEGATIVE_WEIGHT) * partial
+        negative_weight = negative_weight * ~cells_within(targets["boxes"], targets["ignored"], size_hw, stride)
         anyone = targets["valid"].any(1, keepdim=True).float()
         recipe, terms = self.recipe, {}
         kind, temperature = recipe.soft_loss, recipe.temperature
@@ -117,7 +126,7 @@ class DetectorTask:
     def evaluate(self, model: OKDHP, stage: Stage) -> dict[str, float]:
         """Each branch's recall on held-out pictures at 0.3 false people a picture."""
         found = detect(model, self.pictures, self.held, (stage.height, stage.width))
-        annotated = [self.boxes[i][self.valid[i]].numpy() for i in self.held.tolist()]
+        annotated = [self.listed.boxes[i][self.listed.valid[i]].numpy() for i in self.held.tolist()]
         return {name: recall_at_false_rate(results, annotated)[0] for name, results in found.items()}
 
     @torch.no_grad()
@@ -134,52 +143,6 @@ class DetectorTask:
         boxes, scores = (values.cpu().numpy() for values in found)
         marked = [draw_boxes(im, b[s > DRAWN_SCORE]) for im, b, s in zip(pictures(crops), boxes, scores, strict=True)]
         return grid(crops, marked, outputs.ensemble[:, 0].float())
-
-
-def letterboxes(pictures: Pictures, rows: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Maps (B, 2, 3) from whole pictures to the network's input."""
-    wh = pictures.size_wh[rows]
-    return crop_matrices(torch.cat([torch.zeros_like(wh), wh], 1), size_hw, padding=1.0)
-
-
-def padded_boxes(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """Each picture's boxes (P, N, 4) xyxy, N the largest number of people in one, and which are real (P, N)."""
-    count = torch.bincount(dataset.people.picture, minlength=len(dataset.pictures))
-    boxes = torch.zeros(len(dataset.pictures), int(count.max()), 4)
-    boxes[..., 2:] = 1.0
-    valid = torch.arange(boxes.shape[1])[None] < count[:, None]
-    order = dataset.people.picture.argsort(stable=True)
-    boxes[valid] = dataset.people.boxes[order]
-    return boxes, valid
-
-
-def transform_boxes(boxes: Tensor, matrices: Tensor) -> Tensor:
-    """Upright boxes (B, N, 4) around the mapped ones; slight turns use the mid-points of the sides, which grow less."""
-    x1, y1, x2, y2 = boxes.unbind(2)
-    middle_x, middle_y = (x1 + x2) / 2, (y1 + y2) / 2
-    sides = torch.stack([x1, middle_y, x2, middle_y, middle_x, y1, middle_x, y2], 2)
-    B, N = boxes.shape[:2]
-    points = transform_points(sides.view(B, N * 4, 2), matrices).view(B, N, 4, 2)
-    return torch.cat([points.amin(2), points.amax(2)], dim=2)
-
-
-def visible_boxes(boxes: Tensor, valid: Tensor, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Boxes (B, N, 4) cut to the view, and which still show enough of their person."""
-    limit = torch.tensor([size_hw[1], size_hw[0]] * 2)
-    cut = torch.minimum(boxes.clamp_min(0), limit)
-    sides = cut[..., 2:] - cut[..., :2]
-    whole = (boxes[..., 2:] - boxes[..., :2]).prod(-1).clamp_min(1e-6)
-    seen = sides.clamp_min(0).prod(-1) / whole
-    return cut, valid & (seen > MIN_VISIBLE) & (sides.amin(-1) > 2) & (sides.amax(-1) > MIN_SIDE_PX)
-
-
-def mosaic(crops: Tensor, boxes: Tensor, valid: Tensor, half: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Four quarter pictures (4B, 3, h, w) side by side in one (B, 3, 2h, 2w), their boxes moved along."""
-    height, width = half
-    top, bottom = (torch.cat(pair, 3) for pair in (crops.chunk(4)[:2], crops.chunk(4)[2:]))
-    shifts = torch.tensor([[0, 0], [width, 0], [0, height], [width, height]]).repeat(1, 2)
-    moved = torch.cat([part + shift for part, shift in zip(boxes.chunk(4), shifts, strict=True)], 1)
-    return torch.cat([top, bottom], 2), moved, torch.cat(valid.chunk(4), 1)
 
 
 @torch.no_grad()

@@ -80,12 +80,12 @@ def ramp_up(progress: float) -> float:
 def centre_focal(heatmaps: Tensor, target: Tensor, negative_weight: Tensor) -> Tensor:
     """Penalty-reduced focal loss of centre probabilities (B, 1, H, W), per person (CenterNet eq. 1; alpha 2, beta 4).
 
-    negative_weight (B,): below 1 where not every person of a picture is annotated.
+    negative_weight, broadcast to (B, 1, H, W): below 1 where somebody may be who is not annotated.
     """
     p = heatmaps.float().clamp(1e-4, 1 - 1e-4)
     positive = (target > 0.999).float()
     hit = -torch.log(p) * (1 - p) ** 2 * positive
-    miss = -torch.log(1 - p) * p**2 * (1 - target) ** 4 * (1 - positive) * negative_weight[:, None, None, None]
+    miss = -torch.log(1 - p) * p**2 * (1 - target) ** 4 * (1 - positive) * negative_weight
     return (hit.sum() + miss.sum()) / group_mean(positive.sum()).clamp_min(1.0)
 
 

@@ -61,3 +61,15 @@ def centre_targets(boxes: Tensor, valid: Tensor, size_hw: tuple[int, int], strid
     weight = weight / per_person.clamp_min(1e-6).gather(1, owner.flatten(1)).view_as(weight)
     owned = boxes.gather(1, owner.flatten(1)[..., None].expand(-1, -1, 4)).view(B, height, width, 4)
     return CentreTargets(heatmap[:, None], owned, weight)
+
+
+def cells_within(boxes: Tensor, chosen: Tensor, size_hw: tuple[int, int], stride: int) -> Tensor:
+    """Which cells (B, 1, H, W) have their centre in one of the `chosen` (B, N) boxes (B, N, 4) xyxy in input pixels."""
+    height, width = size_hw[0] // stride, size_hw[1] // stride
+
+    def spans(axis: int, length: int) -> Tensor:
+        position = (torch.arange(length, device=boxes.device) + 0.5) * stride
+        return (position > boxes[..., axis, None]) & (position < boxes[..., axis + 2, None])  # (B, N, length)
+
+    within = spans(1, height)[..., :, None] & spans(0, width)[..., None, :] & chosen[..., None, None]
+    return within.any(1, keepdim=True)
