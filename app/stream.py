@@ -20,12 +20,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from app import metrics
 from app.door import End, Sessions, admit
 from app.errors import BadParameter, ClientError, DeadlinePassed, Draining, ModelError, PoseError
+from app.following import Follower
 from app.formats import native_person
-from app.geometry import Image
 from app.pipeline import Person, Pipeline
 from app.schemas import Share
 from app.settings import Settings
-from app.tracking import TrackedPerson, Tracker
+from app.tracking import TrackedPerson
 
 log = structlog.get_logger("app.stream")
 router = APIRouter()
@@ -101,15 +101,14 @@ async def stream(websocket: WebSocket) -> None:
 
 
 class Session:
-    """One client's stream: its options, its tracker, its mailbox."""
+    """One client's stream: its options, its people, its mailbox."""
 
     def __init__(self, websocket: WebSocket, pipeline: Pipeline, settings: Settings) -> None:
         self._websocket = websocket
         self._pipeline = pipeline
         self._settings = settings
         self._options = StreamOptions()
-        self._tracker = Tracker(max_regions=settings.max_people)
-        self._image_wh = (0, 0)
+        self._follower = Follower(pipeline, settings)
         self._mailbox = Mailbox()
         self._sending = asyncio.Lock()
         self._apply(self._options)
@@ -176,12 +175,14 @@ class Session:
 
     def _apply(self, options: StreamOptions) -> None:
         self._options = options.model_copy(update={"detect": False})
-        self._tracker.max_people = options.max_people or self._settings.max_people
-        self._tracker.min_score = self._settings.min_score if options.min_score is None else options.min_score
-        self._tracker.detect_every_frames = options.detect_every or self._settings.stream_detect_every_frames
-        self._tracker.smoothing = options.smoothing
+        self._follower.min_score = options.min_score
+        tracker = self._follower.tracker
+        tracker.max_people = options.max_people or self._settings.max_people
+        tracker.min_score = self._settings.min_score if options.min_score is None else options.min_score
+        tracker.detect_every_frames = options.detect_every or self._settings.stream_detect_every_frames
+        tracker.smoothing = options.smoothing
         if options.detect:
-            self._tracker.ask_detector()
+            tracker.ask_detector()
 
     async def _answer(self) -> NoReturn:
         """Work on the newest frame, for ever."""
@@ -209,7 +210,7 @@ class Session:
             raise DeadlinePassed()
         image = await self._pipeline.decode(frame.data)
         decoded = time.perf_counter()
-        people, timing_ms = await self._follow(image, frame.received_s, deadline)
+        people, timing_ms = await self._follower.people(image, frame.received_s, deadline)
         metrics.people_per_image.observe(len(people))
         total_ms = (time.perf_counter() - started) * 1e3
         timing_ms = {"decode": (decoded - started) * 1e3, **timing_ms, "total": total_ms}
@@ -219,25 +220,6 @@ class Session:
             "people": [_shaped(person) for person in people],
             "timing_ms": {stage: round(ms, 2) for stage, ms in timing_ms.items()},
         }
-
-    async def _follow(
-        self, image: Image, time_s: float, deadline: float
-    ) -> tuple[list[TrackedPerson], dict[str, float]]:
-        """The people in the next frame, and the milliseconds of each stage."""
-        image_wh = (image.shape[1], image.shape[0])
-        if image_wh != self._image_wh:  # another camera, or the phone was turned: old places mean nothing
-            self._tracker.forget()
-            self._image_wh = image_wh
-        queue_ms, detect_ms, regions = 0.0, 0.0, self._tracker.regions(time_s)
-        if self._tracker.wants_detector():
-            detections = await self._pipeline.detect(
-                image, min_score=self._options.min_score, max_people=self._settings.max_people, deadline=deadline
-            )
-            regions = self._tracker.regions(time_s, detections.boxes_xyxy, detections.scores)
-            queue_ms, detect_ms = detections.queue_ms, detections.run_ms
-        poses = await self._pipeline.pose(image, regions.boxes_xyxy.astype("float32"), deadline=deadline)
-        people = self._tracker.update(time_s, image_wh, regions, poses.keypoints, poses.scores)
-        return people, {"queue": queue_ms + poses.queue_ms, "detect": detect_ms, "pose": poses.run_ms}
 
     async def _refuse(self, error: PoseError, number: int | None) -> None:
         metrics.rejected.labels(error.reason).inc()

@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 import skimage
 
+from app.following import Follower
 from app.geometry import Image
 from app.pipeline import Pipeline
 from app.settings import Settings
-from app.tracking import Tracker
 
 SIZE_WH = (640, 480)
 TURN_FRAMES = 30
@@ -65,31 +65,17 @@ class Ours:
 
     def __init__(self) -> None:
         settings = Settings()
-        self.pipeline, self.limit = Pipeline(settings), settings.max_people
-        self.tracker = Tracker(
-            detect_every_frames=settings.stream_detect_every_frames,
-            max_people=settings.max_people,
-            min_score=settings.min_score,
-            max_regions=settings.max_people,
-        )
+        self.pipeline = Pipeline(settings)
+        self.follower = Follower(self.pipeline, settings)
         self.seen: list[int] = []
-
-    async def follow(self, frame: Image, time_s: float) -> None:
-        """As app.stream does with a decoded frame."""
-        regions = self.tracker.regions(time_s)
-        if self.tracker.wants_detector():
-            found = await self.pipeline.detect(frame, max_people=self.limit)
-            regions = self.tracker.regions(time_s, found.boxes_xyxy, found.scores)
-        poses = await self.pipeline.pose(frame, regions.boxes_xyxy.astype("float32"))
-        people = self.tracker.update(time_s, SIZE_WH, regions, poses.keypoints, poses.scores)
-        self.seen.append(len(people))
 
     async def turn(self, frames: np.ndarray, first: int) -> list[float]:
         times = []
         for number, frame in enumerate(frames[first : first + TURN_FRAMES], start=first):
             began = time.perf_counter()
-            await self.follow(frame, number * FRAME_S)
+            people, _ = await self.follower.people(frame, number * FRAME_S)
             times.append((time.perf_counter() - began) * 1000)
+            self.seen.append(len(people))
         return times
 
 
