@@ -1,8 +1,10 @@
 """What the tests share: tiny networks, pictures of bright "people", a real server on a real port."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -60,3 +62,14 @@ def server(tiny_models: dict[str, Path]) -> Iterator[Server]:
     """One service with the tiny networks, shared by the tests that don't change it."""
     with running(Settings(provider="cpu", **tiny_models)) as running_server:  # type: ignore[arg-type]
         yield running_server
+
+
+@pytest.fixture
+def serve(tiny_models: dict[str, Path]) -> Iterator[Callable[..., Server]]:
+    """Starts a service with the tiny networks and other settings than the shared one's; it stops with the test."""
+    with ExitStack() as stack:
+
+        def start(**settings: Any) -> Server:
+            return stack.enter_context(running(Settings(provider="cpu", **tiny_models, **settings)))
+
+        yield start

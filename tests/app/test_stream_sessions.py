@@ -1,0 +1,181 @@
+"""Who may open a stream and how streams end, against a real server on a real port."""
+
+import base64
+import json
+import socket
+import threading
+from contextlib import ExitStack
+
+import pytest
+from serving import running
+from streams import ONE, ask, close_of, eventually, open_stream
+from websockets.exceptions import InvalidStatus
+
+from app.settings import Settings
+
+# --- who may come in -------------------------------------------------------------------------------------------------
+
+
+def test_a_foreign_origin_is_refused_before_the_handshake(server):
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://127.0.0.1:x"):
+        with pytest.raises(InvalidStatus) as refused:
+            open_stream(server, origin=origin)
+        assert refused.value.response.status_code == 403
+        assert json.loads(refused.value.response.body)["title"] == "Origin not allowed"
+    assert server.metric("pose_rejected_total", reason="origin") >= 4
+
+
+def test_the_services_own_page_may_open_a_stream(server):
+    with open_stream(server, origin=server.url) as stream:
+        assert len(ask(stream, ONE)["people"]) == 1
+
+
+def test_allowed_origins_may_open_streams(serve):
+    server = serve(stream_allowed_origins="https://a.example, https://b.example")
+    with open_stream(server, origin="https://b.example") as stream:
+        assert len(ask(stream, ONE)["people"]) == 1
+    with open_stream(serve(stream_allowed_origins="*"), origin="https://c.example") as stream:
+        assert len(ask(stream, ONE)["people"]) == 1
+
+
+def test_a_missing_or_wrong_key_closes_with_1008(serve):
+    server = serve(api_keys="secret")
+    subprotocols = ["pose.v1", "pose.key." + base64.urlsafe_b64encode(b"wrong").decode().rstrip("=")]
+    for options in ({}, {"additional_headers": {"X-API-Key": "wrong"}}, {"subprotocols": subprotocols}):
+        with open_stream(server, **options) as stream:
+            assert close_of(stream)[0] == 1008
+
+
+def test_a_key_is_taken_from_a_header_or_from_a_subprotocol(serve):
+    server = serve(api_keys="other,sécret key?")
+    key = base64.urlsafe_b64encode("sécret key?".encode()).decode().rstrip("=")
+    with open_stream(server, subprotocols=["pose.v1", "pose.key." + key]) as stream:
+        assert stream.subprotocol == "pose.v1"
+        assert len(ask(stream, ONE)["people"]) == 1
+    with open_stream(server, additional_headers={"Authorization": "Bearer other"}) as stream:
+        assert len(ask(stream, ONE)["people"]) == 1
+
+
+def test_too_many_streams_close_with_1013_and_room_is_made_by_leaving(serve):
+    server = serve(stream_max_sessions_per_address=2)
+    with open_stream(server) as first, open_stream(server) as second:
+        ask(first, ONE), ask(second, ONE)
+        assert server.metric("pose_stream_sessions") == 2
+        with open_stream(server) as third:
+            assert close_of(third)[0] == 1013
+    assert eventually(lambda: server.metric("pose_stream_sessions") == 0)
+    with open_stream(server) as stream:
+        assert len(ask(stream, ONE)["people"]) == 1
+
+
+def test_streams_count_against_the_rate_limit(serve):
+    server = serve(rate_limit_per_minute=1)
+    with open_stream(server) as first, open_stream(server) as second:
+        ask(first, ONE)
+        assert close_of(second)[0] == 1013
+
+
+# --- how a stream ends -----------------------------------------------------------------------------------------------
+
+
+def test_an_idle_stream_closes_with_1001(serve):
+    with open_stream(serve(stream_idle_timeout_s=0.2)) as stream:
+        code, reason = close_of(stream)
+    assert code == 1001 and "no message" in reason
+
+
+def test_an_old_stream_closes_with_1001(serve):
+    with open_stream(serve(stream_max_age_s=0.3)) as stream:
+        ask(stream, ONE)
+        code, reason = close_of(stream)
+    assert code == 1001 and "connect again" in reason
+
+
+def test_a_restart_closes_with_1012(tiny_models):
+    with ExitStack() as service, ExitStack() as client:
+        server = service.enter_context(running(Settings(provider="cpu", **tiny_models)))
+        stream = client.enter_context(open_stream(server))
+        ask(stream, ONE)
+        service.close()
+        assert close_of(stream)[0] == 1012
+
+
+def test_a_mistake_of_ours_closes_with_1011_and_tells_nothing(serve):
+    server = serve()
+
+    async def broken(data):
+        raise KeyError("internals")
+
+    server.app.state.pipeline.decode = broken
+    with open_stream(server) as stream:
+        stream.send(ONE)
+        code, reason = close_of(stream)
+    assert code == 1011 and "internals" not in reason
+
+
+def test_a_client_who_vanishes_in_mid_frame_leaves_nothing_behind(serve):
+    server = serve()
+    release, entered = threading.Event(), threading.Event()
+    batcher = server.app.state.pipeline._pose_batcher
+    run = batcher._run
+
+    def held(crops):
+        entered.set()
+        release.wait(20)
+        return run(crops)
+
+    batcher._run = held
+    with open_stream(server) as stream:
+        stream.send(ONE)
+        assert entered.wait(20)
+        stream.socket.shutdown(socket.SHUT_RDWR)  # no closing handshake: the cable is cut
+        assert eventually(lambda: server.metric("pose_stream_sessions") == 0)
+        release.set()
+    with open_stream(server) as other:
+        assert len(ask(other, ONE)["people"]) == 1
+
+
+def test_a_client_who_does_not_read_is_cut_off(serve):
+    server = serve(stream_send_timeout_s=0.3, stream_idle_timeout_s=300)
+    host, port = server.url.removeprefix("http://").split(":")
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.connect((host, int(port)))
+    deaf.settimeout(20)
+    handshake = (
+        f"GET /stream HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    deaf.sendall(handshake.encode())
+    assert deaf.recv(1000).startswith(b"HTTP/1.1 101")
+    text = b'{"%s": 1}' % (b"x" * 900)  # its answer is longer than the question
+    message = b"\x81\xfe" + len(text).to_bytes(2, "big") + bytes(4) + text
+    deaf.setblocking(False)
+
+    def cut_off() -> bool:
+        try:
+            for _ in range(200):
+                deaf.send(message)
+        except BlockingIOError:
+            pass  # the server has stopped to read, as it should
+        except OSError:
+            return True
+        return False
+
+    assert eventually(cut_off), "the connection is reset, though nobody reads it"
+    assert eventually(lambda: server.metric("pose_stream_sessions") == 0)
+    deaf.close()
+    with open_stream(server) as other:
+        assert len(ask(other, ONE)["people"]) == 1
+
+
+def test_frames_and_sessions_are_counted(serve):
+    server = serve()
+    before = server.metric("pose_stream_frames_total", outcome="answered")
+    ages = server.metric("pose_stream_frame_age_seconds_count")
+    with open_stream(server) as stream:
+        for _ in range(3):
+            ask(stream, ONE)
+        assert eventually(lambda: server.metric("pose_stream_frames_total", outcome="answered") == before + 3)
+        assert server.metric("pose_stream_sessions") == 1
+    assert server.metric("pose_stream_frame_age_seconds_count") == ages + 3

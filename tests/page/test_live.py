@@ -1,0 +1,191 @@
+"""Camera and video on the page in a real browser, against the real service with the tiny networks."""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from pages import PERSON, show
+from serving import encoded, picture, running
+
+from app.main import create_app
+from app.settings import Settings
+from app.websocket import WebSocketProtocol
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need the package playwright")
+expect = playwright.expect
+
+
+# --- live ------------------------------------------------------------------------------------------------------------
+
+REMEMBER_CAMERA = """
+  const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getUserMedia = async (wish) => (window.camera = await open(wish));
+"""
+
+
+def test_the_camera_is_shown_with_people_and_figures_and_stops_when_told(open_page, server):
+    page = open_page(script=REMEMBER_CAMERA)
+    page.click("#use-camera")
+    expect(page.locator("#people")).to_have_text("1")
+    for figure in ("#fps", "#latency", "#age", "#dropped"):
+        expect(page.locator(figure)).to_have_text(re.compile(r"^\d+$"))
+    page.click("#stop")
+    assert page.evaluate("camera.getTracks().map((track) => track.readyState)") == ["ended"]
+    expect(page.get_by_role("button", name="Use camera")).to_be_focused()
+
+
+def test_a_video_file_is_played_and_analysed(open_page, tmp_path):
+    page = open_page()
+    show(page, webm_of_a_person(page), "clip.webm", "video/webm")
+    expect(page.locator("#people")).to_have_text("1")
+    expect(page.locator("#fps")).to_have_text(re.compile(r"^\d+$"))
+
+
+def webm_of_a_person(page: Any) -> bytes:
+    """A second of video, recorded by the browser itself."""
+    data = page.evaluate(
+        """async ([x1, y1, x2, y2]) => {
+          const canvas = Object.assign(document.createElement("canvas"), { width: 640, height: 480 });
+          const context = canvas.getContext("2d");
+          const recorder = new MediaRecorder(canvas.captureStream(20), { mimeType: "video/webm" });
+          const chunks = [];
+          recorder.ondataavailable = (event) => chunks.push(event.data);
+          const ended = new Promise((resolve) => { recorder.onstop = resolve; });
+          recorder.start();
+          for (let frame = 0; frame < 15; frame += 1) {
+            context.fillStyle = "#202020";
+            context.fillRect(0, 0, 640, 480);
+            context.fillStyle = "#ffffff";
+            context.fillRect(x1 + frame, y1, x2 - x1, y2 - y1);
+            await new Promise((resolve) => setTimeout(resolve, 50));
+          }
+          recorder.stop();
+          await ended;
+          return [...new Uint8Array(await new Blob(chunks).arrayBuffer())];
+        }""",
+        PERSON,
+    )
+    return bytes(data)
+
+
+def test_a_slow_server_does_not_freeze_the_video(open_page, tiny_models):
+    with running(Settings(provider="cpu", **tiny_models)) as slow:
+        release, batcher = threading.Event(), slow.app.state.pipeline._pose_batcher
+        run = batcher._run
+        batcher._run = lambda crops: (release.wait(60), run(crops))[1]
+        try:
+            page = open_page(slow.url)
+            page.click("#use-camera")
+            shot = "() => document.querySelector('canvas').toDataURL('image/jpeg', 0.3)"
+            expect(page.get_by_role("status")).to_have_text("Connected.")
+            first = page.evaluate(shot)
+            page.wait_for_function(f"(first) => ({shot})() !== first", arg=first)
+            expect(page.locator("#dropped")).not_to_have_text("0")
+            expect(page.locator("#fps")).to_have_text("–")
+        finally:
+            release.set()
+        expect(page.locator("#people")).to_have_text("1")
+
+
+def test_a_hidden_tab_sends_nothing_and_goes_on_when_shown(open_page, tiny_models):
+    hide = """(hidden) => {
+      Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    with running(Settings(provider="cpu", **tiny_models)) as quiet:
+        page = open_page(quiet.url)
+        page.click("#use-camera")
+        expect(page.locator("#people")).to_have_text("1")
+        page.evaluate(hide, True)
+        pause = threading.Event()
+        assert any(quiet.metric("pose_stream_sessions") == 0 or pause.wait(0.05) for _ in range(200))
+        page.evaluate(hide, False)
+        assert any(quiet.metric("pose_stream_sessions") == 1 or pause.wait(0.05) for _ in range(200))
+
+
+@contextmanager
+def serving_on(port: int, settings: Settings) -> Iterator[int]:
+    """The service on this port (0: a free one) until the block ends."""
+    config = uvicorn.Config(create_app(settings), port=port, log_level="warning", ws=WebSocketProtocol)
+    server, socket = uvicorn.Server(config), config.bind_socket()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
+    thread.start()
+    try:
+        yield socket.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+        socket.close()
+
+
+def test_a_lost_connection_is_told_and_mended(open_page, tiny_models):
+    settings = Settings(provider="cpu", **tiny_models)
+    with running(settings) as first:
+        port = int(first.url.rpartition(":")[2])
+        page = open_page(first.url)
+        page.click("#use-camera")
+        expect(page.locator("#people")).to_have_text("1")
+    expect(page.locator("#toast")).to_contain_text("Trying again")
+    expect(page.locator("#status")).to_contain_text("Trying again")
+    with serving_on(port, settings):
+        expect(page.locator("#status")).to_have_text("Connected.")
+        expect(page.locator("#toast")).to_be_hidden()
+        expect(page.locator("#fps")).to_have_text(re.compile(r"^\d+$"))
+        page.close()
+
+
+# --- the camera's troubles -------------------------------------------------------------------------------------------
+
+
+def test_a_refused_camera_gets_a_sentence_and_the_page_goes_on(open_page):
+    page = open_page(camera=False)
+    page.click("#use-camera")
+    expect(page.get_by_role("alert")).to_contain_text("The camera is blocked for this page")
+    show(page, encoded(picture(640, 480, (PERSON,))))
+    expect(page.locator("#people")).to_have_text("1")
+
+
+def test_every_camera_problem_has_its_own_sentence(open_page):
+    page = open_page()
+    names = [
+        "NotAllowedError",
+        "NotFoundError",
+        "NotReadableError",
+        "OverconstrainedError",
+        "SecurityError",
+        "AbortError",
+    ]
+    sentences = set()
+    for name in names:
+        page.evaluate(
+            "(name) => { navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', name); }; }",
+            name,
+        )
+        page.click("#use-camera")
+        expect(page.get_by_role("alert")).to_be_visible()
+        sentences.add(page.get_by_role("alert").inner_text())
+    assert len(sentences) == len(names) and all(sentence.endswith(".") for sentence in sentences)
+
+
+def test_a_page_that_is_not_secure_says_what_would_help(open_page):
+    page = open_page(script="Object.defineProperty(window, 'isSecureContext', { value: false });")
+    page.click("#use-camera")
+    expect(page.get_by_role("alert")).to_contain_text("https")
+
+
+def test_a_browser_without_cameras_says_so(open_page):
+    page = open_page(script="Object.defineProperty(navigator, 'mediaDevices', { value: undefined });")
+    page.click("#use-camera")
+    expect(page.get_by_role("alert")).to_contain_text("no camera access")
+
+
+def test_a_camera_that_is_pulled_out_is_told(open_page):
+    page = open_page(script=REMEMBER_CAMERA)
+    page.click("#use-camera")
+    expect(page.locator("#people")).to_have_text("1")
+    page.evaluate("camera.getTracks()[0].dispatchEvent(new Event('ended'))")
+    expect(page.get_by_role("alert")).to_have_text("The camera was disconnected.")
