@@ -8,6 +8,7 @@ from typing import Any
 import onnxruntime
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
@@ -27,7 +28,9 @@ DESCRIPTION = "Human pose estimation: 17 COCO keypoints of everybody in a pictur
 
 def create_app(settings: Settings) -> FastAPI:
     """The service with these settings. Its lifespan loads and warms the networks (StartError if that fails)."""
-    app = FastAPI(title="okdhp", version=metrics.package_version(), description=DESCRIPTION, lifespan=_lifespan)
+    app = FastAPIOffline(  # its /docs works where there is no internet
+        redoc_url=None, title="okdhp", version=metrics.package_version(), description=DESCRIPTION, lifespan=_lifespan
+    )
     app.state.settings = settings
     app.state.rate_limit = RateLimit(settings.rate_limit_per_minute)
     app.include_router(routes.router)

@@ -86,13 +86,20 @@ def test_a_server_with_keys_asks_for_one_and_then_works_for_pictures_and_camera(
 # --- the page itself -------------------------------------------------------------------------------------------------
 
 
-def test_the_page_loads_nothing_from_elsewhere(open_page, server):
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_pages_load_nothing_from_elsewhere(open_page, server, path):
     page = open_page("about:blank")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.goto(server.url)
+    page.goto(server.url + path)
     page.wait_for_load_state("networkidle")
-    assert asked and all(url.startswith(server.url) for url in asked)
+    assert asked and all(url.startswith((server.url, "data:")) for url in asked)
+
+
+def test_the_api_page_shows_every_operation(open_page, server):
+    page = open_page(server.url + "/docs")
+    for path in ("/pose", "/healthz", "/readyz", "/metrics"):
+        expect(page.locator(f'[data-path="{path}"]')).to_be_visible()
 
 
 def test_a_phone_shows_everything_without_sideways_scrolling_and_with_large_buttons(open_page):
