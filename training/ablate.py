@@ -28,7 +28,7 @@ from training.kept import kept_branch
 from training.pose_task import PoseTask, score_name
 from training.restore import restore
 from training.rows import Row, ablation_rows
-from training.train import train
+from training.train import Start, train
 
 log = logging.getLogger("okdhp.ablate")
 
@@ -113,9 +113,14 @@ def run_row(bench: Bench, row: Row, seed: int, before: list[Result]) -> Result |
     log.info("%s, seed %d: %s", row.name, seed, row.what)
     teacher = bench.folder(row.teacher, seed) / "last.pt" if row.teacher else None
     path = train(
-        recipe, bench.train_set, folder, device=bench.device, amp=bench.amp, init=bench.init, teacher=teacher,
-        about=bench.about, init_part="trunk.",
-    )  # fmt: skip
+        recipe,
+        bench.train_set,
+        folder,
+        device=bench.device,
+        amp=bench.amp,
+        start=Start(bench.init, "trunk.", teacher),
+        about=bench.about,
+    )
     content = load_checkpoint(path) if path.exists() else {"epoch": 0}
     if content["epoch"] < recipe.epochs:
         return None

@@ -24,7 +24,7 @@ from training.joints import MPII
 from training.metrics import Floats, Found, recall_and_false_rate, recall_at_false_rate
 from training.pckh import Pckh
 from training.served import boxes_and_scores, coco_results, serve
-from training.train import train
+from training.train import Start, train
 
 # Share of people with OKS >= t, mean over t, of MediaPipe 0.10.21's BlazePose Full on 1.5x crops of the same val.json.
 BLAZEPOSE_FULL = {"coco": 0.29, "lspet": 0.54}
@@ -55,9 +55,16 @@ def run_training(
     about = {"data": f"{len(dataset.people)} people of {data.name}/train.json", "hardware": hardware(chosen)}
     values = load_recipe(recipe)
     return train(
-        values, dataset, out, device=chosen, amp=fast, init=init, teacher=teacher, max_hours=max_hours,
-        compiled=compiled, about=about,
-    )  # fmt: skip
+        values,
+        dataset,
+        out,
+        device=chosen,
+        amp=fast,
+        start=Start(init, teacher=teacher),
+        max_hours=max_hours,
+        compiled=compiled,
+        about=about,
+    )
 
 
 def pick_device(name: str) -> torch.device:

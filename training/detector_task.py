@@ -46,7 +46,7 @@ class DetectorTask:
         self.recipe, self.pictures = recipe, dataset.pictures
         self.listed = listed_people(dataset)
         partial, kept = np.isin(dataset.sources, PARTIAL_SOURCES), ~held_pictures
-        asked = ~partial if (kept & ~partial).any() else partial
+        asked = partial if partial.all() else ~partial
         self.partial = torch.from_numpy(partial)
         self.train, self.held = (torch.from_numpy(np.flatnonzero(asked & which)) for which in (kept, held_pictures))
         self.mixed_in = torch.from_numpy(np.flatnonzero(kept & partial))

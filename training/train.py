@@ -51,6 +51,19 @@ class Task(Protocol):
     def draw(self, model: OKDHP, stage: Stage) -> np.ndarray | None: ...
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with besides its recipe.
+
+    init: a checkpoint whose equally named and shaped weights start the network; part: only those whose names begin so.
+    teacher: the checkpoint of a heavy network that a recipe with distillation = "teacher" learns from.
+    """
+
+    init: Path | None = None
+    part: str = ""
+    teacher: Path | None = None
+
+
 def train(
     recipe: Recipe,
     dataset: Dataset,
@@ -58,26 +71,22 @@ def train(
     *,
     device: torch.device,
     amp: bool,
-    init: Path | None = None,
-    teacher: Path | None = None,
+    start: Start = Start(),
     max_hours: float = math.inf,
     compiled: bool = False,
     about: dict[str, str] | None = None,
-    init_part: str = "",
 ) -> Path:
     """Train `recipe` on `dataset`, write `out/last.pt` after every epoch and return its path; resumes from it if there.
 
-    init: a checkpoint whose equally named and shaped weights start the network; init_part: only those whose names begin
-    so. teacher: the checkpoint of a heavy network that a recipe with distillation = "teacher" learns from. max_hours:
-    stop cleanly after the epoch in which that time passes. compiled: by torch.compile. about: facts for the model card
-    ("data", "hardware"), kept in the checkpoint.
+    max_hours: stop cleanly after the epoch in which that time passes. compiled: by torch.compile. about: facts for the
+    model card ("data", "hardware"), kept in the checkpoint.
     SIGTERM and SIGINT write the checkpoint after the step under way and stop; a resumed run is the uninterrupted one,
     because every batch's randomness comes from (seed, epoch, step) alone. Under torchrun each process takes its share
     of every batch; norms and losses are taken over the whole of it, so that the number of processes changes nothing.
     Raises NonFiniteLoss, DataError, CheckpointError, RecipeError.
     """
-    run = prepare(recipe, dataset, device, amp, init, teacher, compiled, init_part)
-    before = lineage(init) if init is not None else []
+    run = prepare(recipe, dataset, device, amp, start, compiled)
+    before = lineage(start.init) if start.init is not None else []
     state = Progress(run, out / "last.pt", {**(about or {}), "joints": dataset.joints.name}, before)
     state.resume()
     stop, began = stop_on_signal(), time.monotonic()
@@ -127,13 +136,11 @@ def prepare(
     dataset: Dataset,
     device: torch.device,
     amp: bool,
-    init: Path | None = None,
-    teacher: Path | None = None,
+    start: Start = Start(),
     compiled: bool = False,
-    init_part: str = "",
 ) -> Run:
     """What `train` trains, at its beginning; the arguments are `train`'s."""
-    check_teacher(recipe, teacher)
+    check_teacher(recipe, start.teacher)
     torch.manual_seed(recipe.seed)
     group = join_group(device)
     kind: Callable[..., Task] = PoseTask if recipe.task == "pose" else DetectorTask
@@ -142,10 +149,10 @@ def prepare(
         raise DataError(f"{len(task)} training examples do not fill one batch of {recipe.stages[0].batch}")
     model = group.prepare(task.build().to(device))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
-    if init is not None:
-        start_from(model, init, init_part)
+    if start.init is not None:
+        start_from(model, start.init, start.part)
     optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
-    taught_by = load_teacher(teacher, recipe, device) if teacher is not None else None
+    taught_by = load_teacher(start.teacher, recipe, device) if start.teacher is not None else None
     forward = group.wrap(model)
     if compiled:
         forward = torch.compile(forward)  # type: ignore[assignment]  # it is called like the module it wraps

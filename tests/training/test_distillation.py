@@ -12,7 +12,7 @@ from training.config import Augment, Branch, Encoder, Recipe, RecipeError, Stage
 from training.datasets import load_dataset
 from training.distillation import soft_loss, soft_targets
 from training.losses import Heatmaps, pixelwise_kl, soft_mse
-from training.train import train
+from training.train import Start, train
 
 CPU = torch.device("cpu")
 STUDENT = Recipe(
@@ -122,7 +122,7 @@ def test_each_way_to_distil_trains_with_its_own_terms(recipe: Recipe, drawn_fold
     assert {f"kl/{name}" for name in names} <= set(mutual)
     assert f"{supervised}/ensemble" not in mutual
     alone = dataclasses.replace(recipe, branches=recipe.branches[:1], distillation="teacher", soft_loss="mse")
-    taught = losses(alone, drawn_folder, tmp_path / "taught", teacher=tmp_path / "mse" / "last.pt")
+    taught = losses(alone, drawn_folder, tmp_path / "taught", start=Start(teacher=tmp_path / "mse" / "last.pt"))
     assert taught["soft_mse/a"] > 0
     assert f"{supervised}/ensemble" not in taught
 
@@ -135,9 +135,14 @@ def test_teachers_that_cannot_teach_are_refused_in_one_line(drawn_folder: Path, 
     with pytest.raises(RecipeError, match="needs a teacher's checkpoint"):
         losses(taught, drawn_folder, tmp_path / "new")
     with pytest.raises(RecipeError, match='a teacher is given, but distillation is "ensemble"'):
-        losses(STUDENT, drawn_folder, tmp_path / "new", teacher=path)
+        losses(STUDENT, drawn_folder, tmp_path / "new", start=Start(teacher=path))
     with pytest.raises(CheckpointError, match="a pose network cannot teach a detector one"):
-        losses(dataclasses.replace(DETECTOR, distillation="teacher"), drawn_folder, tmp_path / "new", teacher=path)
-    losses(taught, drawn_folder, tmp_path / "taught", teacher=path)
+        losses(
+            dataclasses.replace(DETECTOR, distillation="teacher"),
+            drawn_folder,
+            tmp_path / "new",
+            start=Start(teacher=path),
+        )
+    losses(taught, drawn_folder, tmp_path / "taught", start=Start(teacher=path))
     with pytest.raises(CheckpointError, match="was taught by another teacher"):
-        losses(taught, drawn_folder, tmp_path / "taught", teacher=tmp_path / "other" / "last.pt")
+        losses(taught, drawn_folder, tmp_path / "taught", start=Start(teacher=tmp_path / "other" / "last.pt"))

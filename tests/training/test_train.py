@@ -19,7 +19,7 @@ from training.config import Augment, Branch, Encoder, Recipe, Stage
 from training.data import held_pictures
 from training.datasets import load_dataset
 from training.pictures import DataError
-from training.train import NonFiniteLoss, check_finite, learning_rate, train
+from training.train import NonFiniteLoss, Start, check_finite, learning_rate, train
 
 CPU = torch.device("cpu")
 TINY = Encoder((8, 12, 16, 24, 32), (0, 0, 0, 0, 0))
@@ -131,7 +131,9 @@ def test_checkpoint_of_another_recipe_is_not_resumed(drawn_folder: Path, tmp_pat
 def test_encoder_can_start_from_another_tasks_checkpoint(drawn_folder: Path, tmp_path: Path) -> None:
     pose = run(POSE, drawn_folder, tmp_path / "pose", max_hours=0.0)
     frozen = dataclasses.replace(DETECTOR, learning_rate=1e-9, ema_decay=0.0)
-    detector = run(frozen, drawn_folder, tmp_path / "detector", max_hours=0.0, init=tmp_path / "pose" / "last.pt")
+    detector = run(
+        frozen, drawn_folder, tmp_path / "detector", max_hours=0.0, start=Start(tmp_path / "pose" / "last.pt")
+    )
     name = "trunk.stages.0.0.conv3x3"
     torch.testing.assert_close(detector["model"][name], pose["ema"][name], rtol=1e-4, atol=1e-6)
 
@@ -139,8 +141,8 @@ def test_encoder_can_start_from_another_tasks_checkpoint(drawn_folder: Path, tmp
 def test_a_checkpoint_remembers_every_run_that_it_started_from(drawn_folder: Path, tmp_path: Path) -> None:
     assert run(POSE, drawn_folder, tmp_path / "first", max_hours=0.0)["before"] == []
     first, second = tmp_path / "first" / "last.pt", tmp_path / "second" / "last.pt"
-    run(dataclasses.replace(POSE, name="more"), drawn_folder, tmp_path / "second", max_hours=0.0, init=first)
-    third = run(POSE, drawn_folder, tmp_path / "third", max_hours=0.0, init=second)
+    run(dataclasses.replace(POSE, name="more"), drawn_folder, tmp_path / "second", max_hours=0.0, start=Start(first))
+    third = run(POSE, drawn_folder, tmp_path / "third", max_hours=0.0, start=Start(second))
     assert [(past["recipe"], past["epochs"]) for past in third["before"]] == [(POSE.name, 1), ("more", 1)]
     assert third["before"][1]["sha256"] == hashlib.sha256(second.read_bytes()).hexdigest()
     assert run(POSE, drawn_folder, tmp_path / "third")["before"] == third["before"]  # resumed

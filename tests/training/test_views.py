@@ -191,6 +191,12 @@ def test_with_nothing_else_partly_annotated_pictures_are_the_examples(drawn_fold
     assert len(task.held) == 4
 
 
+def test_only_completely_annotated_pictures_are_scored(drawn_folder: Path) -> None:
+    dataset = partly(load_coco(drawn_folder, "train"), 2)
+    task = DetectorTask(RECIPE, dataset, np.ones(24, bool))
+    assert task.held.tolist() == list(range(1, 24, 2))
+
+
 def test_a_mosaic_knows_which_of_its_quarters_are_partly_annotated(drawn_folder: Path) -> None:
     dataset = partly(load_coco(drawn_folder, "train"), 2)
     task = DetectorTask(dataclasses.replace(RECIPE, augment=Augment(mosaic=1.0)), dataset, np.zeros(24, bool))
