@@ -78,6 +78,7 @@ class Augment:
     blur: float = 0.05
     mosaic: float = 0.5  # detector only: four pictures in one
     close_up: float = 0.0  # detector only: someone's head and shoulders fill the picture
+    background: float = 0.0  # poses only: a part of the picture where nobody is, and every heatmap is empty
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Recipe:
     sigma: float = 2.0  # of the target Gaussian, in heatmap cells at the last stage's size
     ensemble_weight: float = 1.0
     hard_kl_weight: float = 0.2  # KL from the annotated heatmaps: ends the plateau in which MSE predicts nothing at all
+    absent_weight: float = 0.0  # of the empty heatmap of a keypoint that is not labelled, being out of sight
     kd_weight: float = 2.0
     kd_ramp: float = 0.6  # share of the run over which the KL's weight rises to kd_weight
     temperature: float = 0.1
@@ -129,6 +131,7 @@ class Recipe:
         _require(self.fau in get_args(FauForm), f"fau must be one of {get_args(FauForm)}, got {self.fau!r}")
         _require(0 <= self.holdout < 0.5, f"holdout must be in [0, 0.5), got {self.holdout}")
         _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
+        _require(self.absent_weight >= 0, f"absent_weight must be at least 0, got {self.absent_weight}")
         _require(0 < self.cooldown <= 1, f"cooldown must be in (0, 1], got {self.cooldown}")
         self._check_network()
         self._check_distillation()

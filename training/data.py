@@ -17,6 +17,7 @@ from training.pictures import DataError, Pictures, open_pictures
 
 log = logging.getLogger("okdhp.data")
 NUM_KEYPOINTS = len(COCO.names)
+PARTIAL_SOURCES = ("lspet",)  # in whose pictures only one of possibly several people is annotated
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from model.okdhp import OKDHP, Outputs
 from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig
 from training.augment import occlude, photometric, transform_points, uniform
 from training.config import Recipe, Stage
-from training.data import Dataset
+from training.data import PARTIAL_SOURCES, Dataset
 from training.distillation import soft_loss, soft_targets
 from training.losses import Heatmaps, centre_focal, giou_loss
 from training.metrics import recall_at_false_rate
@@ -20,8 +20,7 @@ from training.snapshots import draw_boxes, grid, pictures
 from training.targets import cells_within, centre_targets
 from training.views import close_ups, letterboxes, listed_people, mosaic, random_letterboxes, seen_people
 
-PARTIAL_SOURCES = ("lspet",)  # pictures in which only one of possibly several people is annotated
-PARTIAL_NEGATIVE_WEIGHT = 0.2  # what lies unannotated there may still be a person
+PARTIAL_NEGATIVE_WEIGHT = 0.2  # what lies unannotated in PARTIAL_SOURCES may still be a person
 PARTIAL_SHARE = 0.15  # of training examples: they are easy, one person in the middle
 VIEW_SCALES, TILE_SCALES = (0.6, 1.6), (0.7, 1.6)  # of a picture in a view of its own, and in a mosaic
 TOP_K = 50

@@ -8,9 +8,9 @@ from torch import Generator, Tensor, nn
 
 from model.decode import decode_heatmaps
 from model.okdhp import OKDHP, Outputs
-from training.augment import crop_matrices, occlude, person_crops, photometric, transform_points
+from training.augment import crop_matrices, occlude, person_crops, photometric, transform_points, uniform
 from training.config import Recipe, Stage
-from training.data import Dataset, People
+from training.data import PARTIAL_SOURCES, Dataset, People
 from training.decoding import Decode
 from training.distillation import soft_loss, soft_targets
 from training.joints import MPII, JointSet
@@ -22,6 +22,7 @@ from training.pose_network import build_model as build_model
 from training.rows import student_of
 from training.snapshots import draw_skeleton, grid, pictures
 from training.targets import keypoint_heatmaps
+from training.views import backgrounds, listed_people
 
 log = logging.getLogger("okdhp.train")
 MIN_TRAINED_POINTS, MIN_TRAINED_HEIGHT_PX = 3, 32
@@ -40,6 +41,9 @@ class PoseTask:
         usable = ((labelled >= MIN_TRAINED_POINTS) & (height >= MIN_TRAINED_HEIGHT_PX)).numpy()
         held = held_pictures[people.picture.numpy()]
         self.train = people.subset(usable & ~held)
+        self.asked = asked_keypoints(self.train)
+        self.listed = listed_people(dataset)
+        self.complete = torch.from_numpy(~np.isin(self.train.sources, PARTIAL_SOURCES))
         self.held = people.subset(held & scored(people, self.joints))
         if held.any() and not len(self.held):
             log.warning("none of the people held aside can be measured by %s", self.score_name)
@@ -53,18 +57,30 @@ class PoseTask:
         return build_model(self.recipe, len(self.joints.names))
 
     def batch(self, rows: Tensor, stage: Stage, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Augmented crops (B, 3, H, W) float 0..255 and their targets on the pictures' device."""
+        """Augmented crops (B, 3, H, W) float 0..255 and their targets on the pictures' device.
+
+        "absent" (B, K): which keypoints are known to be out of sight, so that their heatmaps should be empty.
+        """
         people, size, config = self.train, (stage.height, stage.width), self.recipe.augment
-        keypoints, labelled = people.keypoints[rows], people.labelled[rows]
-        matrices, mirrored = person_crops(people.boxes[rows], keypoints, labelled, size, config, generator, self.joints)
+        boxes, keypoints, labelled = people.boxes[rows], people.keypoints[rows], people.labelled[rows]
+        absent = self.asked[rows] & ~labelled
+        if config.background > 0:
+            empty = uniform(generator, len(rows), 0, 1) < config.background
+            places = backgrounds(self.listed, self.pictures.size_wh, people.picture[rows], generator)
+            empty &= places.isfinite().all(1) & self.complete[rows]
+            boxes = torch.where(empty[:, None], places, boxes)
+            labelled, absent = labelled & ~empty[:, None], absent | empty[:, None]
+        matrices, mirrored = person_crops(boxes, keypoints, labelled, size, config, generator, self.joints)
         crops = self.pictures.sample(people.picture[rows], matrices, size).float()
         images = occlude(photometric(crops, config, generator), config, generator)
         points = transform_points(keypoints, matrices)
         flip = torch.tensor(self.joints.flip_index)
-        points = torch.where(mirrored[:, None, None], points[:, flip], points)
-        labelled = torch.where(mirrored[:, None], labelled[:, flip], labelled)
-        device = images.device
-        return images, {"keypoints": points.to(device), "labelled": labelled.to(device)}
+        points, labelled, absent = (
+            torch.where(mirrored.view(-1, *[1] * (values.ndim - 1)), values[:, flip], values)
+            for values in (points, labelled, absent)
+        )
+        targets = {"keypoints": points, "labelled": labelled, "absent": absent}
+        return images, {name: value.to(images.device) for name, value in targets.items()}
 
     def losses(self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float) -> dict[str, Tensor]:
         """Named terms; their sum is minimised."""
@@ -92,14 +108,16 @@ class PoseTask:
     def target(self, targets: dict[str, Tensor], stage: Stage, height: int) -> tuple[Heatmaps, Tensor, Tensor]:
         """What the heatmaps, `height` cells high, should be, and which count (B, K) for MSE and for KL.
 
-        A labelled point outside the crop asks for an empty heatmap, of which a softmax says nothing.
+        A labelled point outside the crop asks for an empty heatmap, of which a softmax says nothing; so does one known
+        to be out of sight, by the recipe's absent_weight.
         """
         points, labelled = targets["keypoints"], targets["labelled"].float()
         stride = stage.height // height
         inside = ((points >= 0) & (points < torch.tensor([stage.width, stage.height], device=points.device))).all(2)
+        counts = labelled + self.recipe.absent_weight * targets["absent"]
         sigma = self.sigma_per_height * stage.height * 4 / stride
-        maps = keypoint_heatmaps(points, inside, (stage.height, stage.width), stride, sigma)
-        return Heatmaps(maps, self.recipe.temperature), labelled, labelled * inside
+        maps = keypoint_heatmaps(points, inside & targets["labelled"], (stage.height, stage.width), stride, sigma)
+        return Heatmaps(maps, self.recipe.temperature), counts, labelled * inside
 
     def evaluate(self, model: OKDHP, stage: Stage) -> dict[str, float]:
         """The score of every branch and the ensemble on the held-out people; none where nobody is held out."""
@@ -124,6 +142,15 @@ class PoseTask:
             for image, keypoints in zip(pictures(crops), points.cpu().numpy(), strict=True)
         ]
         return grid(crops, skeletons, outputs.ensemble.float().amax(1))
+
+
+def asked_keypoints(people: People) -> Tensor:
+    """Which keypoints (N, K) the annotators of each person's source were asked for: those that anybody there has."""
+    asked = torch.zeros_like(people.labelled)
+    for source in set(people.sources):
+        of_it = torch.from_numpy(people.sources == source)
+        asked[of_it] = people.labelled[of_it].any(0)
+    return asked
 
 
 def score_name(joints: JointSet) -> str:

@@ -1,4 +1,4 @@
-"""Random views of whole pictures for a detector, a batch at a time, and who can be seen in them."""
+"""Random views of whole pictures, a batch at a time: who can be seen in them, and where nobody is."""
 
 import math
 from typing import NamedTuple
@@ -15,6 +15,7 @@ MIN_SIDE_PX = 8  # of a training person in the network's input: nobody smaller i
 MIN_VISIBLE = 0.3  # share of a box that a view must keep for the person to count, unless the head is in view
 HEAD = 5  # COCO's first keypoints: nose, eyes and ears
 MIN_HEAD_POINTS = 2  # labelled ones tell where a head is
+PLACES = 8  # tried to find one where nobody is
 CLOSE_UP_MIN_PX = 100  # longer side of the box of whom a close-up is made: from less it is a blur
 
 
@@ -103,6 +104,30 @@ def _turns(
     """Angles, the shifts given and who is mirrored, as `random_matrices` takes them."""
     angle = uniform(generator, B, -1, 1) ** 3 * config.rotation_deg / 3
     return angle, shift_x, shift_y, uniform(generator, B, 0, 1) < config.flip
+
+
+def backgrounds(listed: Listed, sizes_wh: Tensor, rows: Tensor, generator: Generator) -> Tensor:
+    """A box (B, 4) xyxy of a standing person's shape in each of the pictures `rows` (B,) where nobody is listed.
+
+    sizes_wh (P, 2) of all pictures. NaN where PLACES random ones all hold a part of somebody.
+    """
+    B = len(rows)
+    wh = sizes_wh[rows].float()[:, None]  # (B, 1, 2)
+
+    def draw(low: float, high: float) -> Tensor:
+        return uniform(generator, B * PLACES, low, high).float().view(B, PLACES, 1)
+
+    height = draw(0.2, 0.9) * wh[..., 1:]
+    sides = torch.cat([height * draw(0.4, 0.9), height], 2)
+    low = torch.cat([draw(0, 1), draw(0, 1)], 2) * (wh - sides).clamp_min(0)
+    places = torch.cat([low, torch.minimum(low + sides, wh)], 2)  # (B, PLACES, 4)
+    people, listed_here = listed.boxes[rows][:, None], listed.valid[rows][:, None]  # (B, 1, N, 4), (B, 1, N)
+    shared = torch.minimum(places[:, :, None, 2:], people[..., 2:]) - torch.maximum(
+        places[:, :, None, :2], people[..., :2]
+    )
+    free = ~((shared.clamp_min(0).prod(-1) > 0) & listed_here).any(2)  # (B, PLACES)
+    chosen = places[torch.arange(B), free.float().argmax(1)]
+    return torch.where(free.any(1, keepdim=True), chosen, math.nan)
 
 
 def seen_people(listed: Listed, rows: Tensor, matrices: Tensor, size_hw: tuple[int, int]) -> Seen:

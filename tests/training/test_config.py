@@ -53,6 +53,7 @@ def test_values_of_the_file_reach_the_recipe(tmp_path: Path) -> None:
         ("distillation = 'mutual'\n" + GOOD, "set fau"),
         ("distillation = 'mutual'\nfau = 'mean'\n" + GOOD + "[[branches]]\nname = 'a'\n", "at least two branches"),
         ("kd_ramp = 0\n" + GOOD, "kd_ramp must be above 0"),
+        ("absent_weight = -1\n" + GOOD, "absent_weight must be at least 0, got -1"),
         ("cooldown = 0\n" + GOOD, "cooldown must be in (0, 1], got 0"),
         (GOOD + "[[branches]]\nname = 'a'\nshuffle = 3\n", "shuffle is 1"),
         (GOOD.replace("pose", "detector") + "[[branches]]\nname = 'a'\nshuffle = 2\n", "shuffle is 1"),
