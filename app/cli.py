@@ -122,6 +122,14 @@ def _one_line_errors() -> Iterator[None]:
         raise _exit(error) from None
 
 
+def _size(text: str) -> tuple[int, int]:
+    """Height and width of 256x192."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ValueError(f"--size is HEIGHTxWIDTH in pixels, such as 256x192, got {text!r}")
+    return int(height), int(width)
+
+
 DataFolder = Annotated[Path, typer.Option(help="COCO-format folder: images/, train.json, val.json")]
 
 
@@ -178,13 +186,15 @@ def export(
     branch: Annotated[str | None, typer.Option(help="the recipe's kept one unless named")] = None,
     data: Annotated[Path | None, typer.Option(help="folder to calibrate scores and score the file on")] = None,
     version: Annotated[str, typer.Option(help="what the model card and clients are told")] = "1",
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the input; the recipe's last unless given")] = None,
 ) -> None:
     """Write one branch of a checkpoint as a self-contained ONNX file, a model card and a slim checkpoint for --init."""
     _commands()
     from training.exporting import run_export
 
     with _one_line_errors():
-        typer.echo(orjson.dumps(run_export(checkpoint, out, branch, data, version)["scores"]).decode())
+        size_hw = _size(size) if size else None
+        typer.echo(orjson.dumps(run_export(checkpoint, out, branch, data, version, size_hw)["scores"]).decode())
 
 
 @app.command()

@@ -13,7 +13,6 @@ from model.export import Calibration, cost, deploy, export_onnx, sha256
 from model.okdhp import OKDHP
 from training.calibration import fit_calibration, right_keypoints
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import Recipe
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.evaluate import candidates_threshold, detector_table, load_network, measure_poses
@@ -27,21 +26,28 @@ log = logging.getLogger("okdhp.export")
 
 
 def run_export(
-    checkpoint: Path, out: Path, branch: str | None, data: Path | None, version: str = "1"
+    checkpoint: Path,
+    out: Path,
+    branch: str | None,
+    data: Path | None,
+    version: str = "1",
+    size_hw: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Write the deployed ONNX file `out` of a checkpoint, its model card and a slim checkpoint; returns the card.
 
     branch: the recipe's kept one unless named. data: a folder on whose val the exported file is scored; what is chosen
     by data, a pose network's calibration and a detector's `min_score`, comes of the pictures of its train that the
-    recipe held out.
+    recipe held out. size_hw: of the input, the last stage's unless given. Raises RecipeError for one that cannot be.
     """
     val = load_dataset(data, "val") if data is not None else None
     content = load_checkpoint(checkpoint)
     recipe, model = restore(content)
-    size_hw = (recipe.stages[-1].height, recipe.stages[-1].width)
+    last = recipe.stages[-1]
+    size_hw = size_hw or (last.height, last.width)
+    dataclasses.replace(recipe, stages=(dataclasses.replace(last, height=size_hw[0], width=size_hw[1]),))  # checks it
     kept = branch or kept_branch(recipe, content["history"])
     held = _held_out(data, recipe.holdout) if data is not None else None
-    calibration = _calibration(recipe, model, kept, held) if recipe.task == "pose" and held is not None else None
+    calibration = _calibration(model, kept, held, size_hw) if recipe.task == "pose" and held is not None else None
     deployed = deploy(copy.deepcopy(model).eval(), kept, recipe.task, calibration)
     out.parent.mkdir(parents=True, exist_ok=True)
     export_onnx(deployed, size_hw, out)
@@ -97,12 +103,11 @@ def _held_out(data: Path, holdout: float) -> Dataset | None:
         return None
 
 
-def _calibration(recipe: Recipe, model: OKDHP, branch: str, held: Dataset) -> Calibration | None:
+def _calibration(model: OKDHP, branch: str, held: Dataset, size_hw: tuple[int, int]) -> Calibration | None:
     """Fitted to the branch's keypoints of the held-out people; None without people who can be measured."""
     people = held.people.subset(scored(held.people, held.joints))
     if not len(people):
         return None
-    size_hw = (recipe.stages[-1].height, recipe.stages[-1].width)
     keypoints, peaks = predict(model, held.pictures, people, size_hw)[branch]
     labelled = people.labelled.numpy()
     return fit_calibration(peaks[labelled], right_keypoints(keypoints, people, held.joints)[labelled])

@@ -84,6 +84,27 @@ def test_slim_checkpoint_starts_another_run_and_exports_the_same_network(trained
     torch.testing.assert_close(model.state_dict()[name], load_checkpoint(full)["ema"][name], atol=1e-3, rtol=1e-2)
 
 
+def test_a_network_can_be_deployed_at_another_size_than_it_was_trained_at(trained: Path, tmp_path: Path) -> None:
+    okdhp("export", trained / "detector" / "last.pt", tmp_path / "wide.onnx", "--size", "64x128")
+    network = load_network(tmp_path / "wide.onnx")
+    assert network.size_wh == (128, 64)
+    boxes, _ = network.run([np.zeros((64, 128, 3), np.uint8)])
+    assert boxes.shape[2] == 4
+    card = json.loads((tmp_path / "wide.json").read_text())
+    assert (card["input"]["height"], card["input"]["width"]) == (64, 128)
+
+
+@pytest.mark.parametrize(
+    ("size", "complaint"), [("64", "such as 256x192, got '64'"), ("100x64", "divisible by 32, got 100x64")]
+)
+def test_a_size_that_cannot_be_is_refused(trained: Path, tmp_path: Path, size: str, complaint: str) -> None:
+    arguments = ["export", str(trained / "detector" / "last.pt"), str(tmp_path / "x.onnx"), "--size", size]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert complaint in result.output.replace("\n", " ")
+    assert not (tmp_path / "x.onnx").exists()
+
+
 @pytest.mark.parametrize("task", ["pose", "detector"])
 def test_quantised_file_has_integer_convolutions_and_finds_the_same(
     trained: Path, drawn_folder: Path, task: str
