@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from training.augment import crop_matrices, random_matrices, transform_points, uniform
 from training.config import Augment
 from training.data import Dataset
+from training.joints import COCO
 from training.pictures import Pictures
 
 MIN_SIDE_PX = 8  # of a training person in the network's input: nobody smaller is asked for
@@ -50,7 +51,9 @@ def listed_people(dataset: Dataset) -> Listed:
     boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(*valid.shape, 1)
     heads = torch.full((*valid.shape, 2), math.nan)
     order = people.picture.argsort(stable=True)
-    boxes[valid], heads[valid] = people.boxes[order], _heads(people.keypoints, people.labelled)[order]
+    boxes[valid] = people.boxes[order]
+    if dataset.joints == COCO:  # other joint sets have no face
+        heads[valid] = _heads(people.keypoints, people.labelled)[order]
     return Listed(boxes, heads, valid)
 
 
@@ -83,7 +86,7 @@ def random_letterboxes(
 def close_ups(listed: Listed, rows: Tensor, size_hw: tuple[int, int], config: Augment, generator: Generator) -> Tensor:
     """Maps (B, 2, 3) in which head and shoulders of the largest person of each picture fill the view, as at a webcam.
 
-    NaN where no picture's head is known, or nobody is large enough.
+    NaN where nobody's head is known, or nobody is large enough.
     """
     B, boxes = len(rows), listed.boxes[rows]
     sides = (boxes[..., 2:] - boxes[..., :2]).amax(2)

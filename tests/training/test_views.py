@@ -10,7 +10,7 @@ from torch import Tensor
 from training.config import Augment, Branch, Encoder, Recipe, RecipeError, Stage
 from training.data import Dataset, load_coco
 from training.detector_task import PARTIAL_NEGATIVE_WEIGHT, DetectorTask, build_model
-from training.joints import COCO
+from training.joints import COCO, MPII
 from training.train import seeded
 from training.views import (
     Listed,
@@ -59,6 +59,11 @@ def test_a_head_needs_two_labelled_points_of_the_face(drawn_folder: Path) -> Non
     people = listed_people(dataset)
     assert people.heads[0, 0].isnan().all()
     torch.testing.assert_close(people.heads[0, 1], dataset.people.keypoints[1, :2].mean(0))
+
+
+def test_joints_without_a_face_know_no_heads(drawn_folder: Path) -> None:
+    people = listed_people(dataclasses.replace(load_coco(drawn_folder, "train"), joints=MPII))
+    assert people.heads.isnan().all()
 
 
 def test_boxes_are_cut_to_the_view() -> None:
