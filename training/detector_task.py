@@ -68,8 +68,8 @@ class DetectorTask:
             half = (stage.height // 2, stage.width // 2)
             matrices = random_letterboxes(self.pictures.size_wh[tiles], half, TILE_SCALES, config, generator)
             crops = self.pictures.sample(tiles, matrices, half)
-            crops, seen = mosaic(crops, seen_people(self.listed, tiles, matrices, half), half)
-            partial = self.partial[tiles].view(2, 2, -1).permute(2, 0, 1)
+            seen = seen_people(self.listed, tiles, matrices, half)
+            crops, seen, partial = mosaic(crops, seen, self.partial[tiles], half)
         else:
             pictures = self._mixed(rows, generator)
             matrices = self._views(pictures, size, generator)

@@ -158,11 +158,14 @@ def transform_boxes(boxes: Tensor, matrices: Tensor) -> Tensor:
     return torch.cat([points.amin(2), points.amax(2)], dim=2)
 
 
-def mosaic(crops: Tensor, seen: Seen, half: tuple[int, int]) -> tuple[Tensor, Seen]:
-    """Four quarter pictures (4B, 3, h, w) side by side in one (B, 3, 2h, 2w), their people moved along."""
+def mosaic(crops: Tensor, seen: Seen, partial: Tensor, half: tuple[int, int]) -> tuple[Tensor, Seen, Tensor]:
+    """Four quarter pictures (4B, 3, h, w) side by side in one (B, 3, 2h, 2w), their people moved along.
+
+    Of which quarters (4B,) are `partial`, it is said where they are: (B, 2, 2).
+    """
     height, width = half
     top, bottom = (torch.cat(pair, 3) for pair in (crops.chunk(4)[:2], crops.chunk(4)[2:]))
     shifts = torch.tensor([[0, 0], [width, 0], [0, height], [width, height]]).repeat(1, 2)
     moved = torch.cat([part + shift for part, shift in zip(seen.boxes.chunk(4), shifts, strict=True)], 1)
     valid, ignored = (torch.cat(which.chunk(4), 1) for which in (seen.valid, seen.ignored))
-    return torch.cat([top, bottom], 2), Seen(moved, valid, ignored)
+    return torch.cat([top, bottom], 2), Seen(moved, valid, ignored), partial.view(2, 2, -1).permute(2, 0, 1)

@@ -131,7 +131,8 @@ def test_there_is_no_close_up_of_who_is_small_or_has_no_head(
 def test_a_mosaic_puts_everybody_where_their_picture_is() -> None:
     crops = torch.arange(4).view(4, 1, 1, 1).expand(4, 3, 50, 60)
     seen = Seen(torch.tensor([[[1.0, 2, 3, 4]]]).repeat(4, 1, 1), torch.ones(4, 1).bool(), torch.zeros(4, 1).bool())
-    picture, people = mosaic(crops, seen, (50, 60))
+    picture, people, partial = mosaic(crops, seen, torch.tensor([False, True, False, False]), (50, 60))
+    assert partial.tolist() == [[[False, True], [False, False]]]
     assert picture[0, 0, ::50, ::60].tolist() == [[0, 1], [2, 3]]
     assert people.boxes.tolist() == [[[1, 2, 3, 4], [61, 2, 63, 4], [1, 52, 3, 54], [61, 52, 63, 54]]]
     assert people.valid.shape == people.ignored.shape == (1, 4)
