@@ -48,7 +48,7 @@ class DetectorTask:
         asked = partial if partial.all() else ~partial
         self.partial = torch.from_numpy(partial)
         self.train, self.held = (torch.from_numpy(np.flatnonzero(asked & which)) for which in (kept, held_pictures))
-        self.mixed_in = torch.from_numpy(np.flatnonzero(kept & partial))
+        self.mixed_in = torch.from_numpy(np.flatnonzero(kept & ~asked))
 
     def __len__(self) -> int:
         return len(self.train)
@@ -93,6 +93,8 @@ class DetectorTask:
         """Maps (B, 2, 3): whole pictures, or close-ups of somebody in them."""
         config = self.recipe.augment
         matrices = random_letterboxes(self.pictures.size_wh[pictures], size, VIEW_SCALES, config, generator)
+        if config.close_up == 0:
+            return matrices
         close = close_ups(self.listed, pictures, size, config, generator)
         chosen = uniform(generator, len(pictures), 0, 1) < config.close_up
         return torch.where((chosen & close[:, 0, 0].isfinite())[:, None, None], close, matrices)

@@ -13,6 +13,7 @@ from model.export import Calibration, cost, deploy, export_onnx, sha256
 from model.okdhp import OKDHP
 from training.calibration import fit_calibration, right_keypoints
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.config import Recipe
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.evaluate import candidates_threshold, detector_table, load_network, measure_poses
@@ -39,12 +40,12 @@ def run_export(
     by data, a pose network's calibration and a detector's `min_score`, comes of the pictures of its train that the
     recipe held out. size_hw: of the input, the last stage's unless given. Raises RecipeError for one that cannot be.
     """
-    val = load_dataset(data, "val") if data is not None else None
     content = load_checkpoint(checkpoint)
     recipe, model = restore(content)
     last = recipe.stages[-1]
     size_hw = size_hw or (last.height, last.width)
     dataclasses.replace(recipe, stages=(dataclasses.replace(last, height=size_hw[0], width=size_hw[1]),))  # checks it
+    val = load_dataset(data, "val") if data is not None else None
     kept = branch or kept_branch(recipe, content["history"])
     held = _held_out(data, recipe.holdout) if data is not None else None
     calibration = _calibration(model, kept, held, size_hw) if recipe.task == "pose" and held is not None else None
@@ -62,17 +63,7 @@ def run_export(
         "keypoints": list(joints_of(content).names) if recipe.task == "pose" else [],
         **cost(deployed, size_hw),
         "branch": kept,
-        "data": content.get("data", ""),
-        "trained": {
-            "epochs": content["epoch"],
-            "hours": round(content["hours"], 2),
-            "hardware": content.get("hardware", ""),
-            "torch": content["torch"],
-            "commit": _commit(),
-            "seed": recipe.seed,
-            "before": content.get("before", []),
-        },
-        "held_out": content["history"][-1]["scores"] if content["history"] else {},
+        **_training(content, recipe),
         "calibration": dataclasses.asdict(calibration) if calibration else None,
         "scores": {},
         "recipe": dataclasses.asdict(recipe),
@@ -84,6 +75,23 @@ def run_export(
     out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
     save_checkpoint(out.with_suffix(".pt"), slim(content))
     return card
+
+
+def _training(content: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """What a card says of the run: on what, how long, where, and its last held-out scores, at the last stage's size."""
+    return {
+        "data": content.get("data", ""),
+        "trained": {
+            "epochs": content["epoch"],
+            "hours": round(content["hours"], 2),
+            "hardware": content.get("hardware", ""),
+            "torch": content["torch"],
+            "commit": _commit(),
+            "seed": recipe.seed,
+            "before": content.get("before", []),
+        },
+        "held_out": content["history"][-1]["scores"] if content["history"] else {},
+    }
 
 
 def slim(content: dict[str, Any]) -> dict[str, Any]:
