@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,48 +13,50 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.decode import decode_centres, decode_heatmaps
+from model.decode import decode_centres, decode_expected
 from model.layers import fuse
 from model.okdhp import OKDHP
 from model.student import Encoder, PoseBranch
 
 OPSET = 18
 TOP_K = 50
-FAINTEST = 1e-4  # peaks below this have no logarithm to speak of
+FAINTEST = 1e-4  # expectations below this have no logarithm to speak of
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """From a heatmap's peak to a chance: peak^slope / (peak^slope + half^slope); a peak of `half` is an even bet.
+    """From an expected similarity e to the chance of being right: e^slope / (e^slope + half^slope), even at `half`.
 
-    A logistic function of the peak's logarithm: where there is no peak there is no chance.
+    A logistic function of its logarithm: where nothing is expected there is no chance.
     """
 
     half: float
     slope: float
 
-    def __call__(self, peaks: Tensor) -> Tensor:
-        """Peaks (...) in 0..1 to scores (...) in 0..1."""
-        return torch.sigmoid(self.slope * (peaks.clamp_min(FAINTEST).log() - math.log(self.half)))
+    def __call__(self, expected: Tensor) -> Tensor:
+        """Expectations (...) in 0..1 to scores (...) in 0..1."""
+        return torch.sigmoid(self.slope * (expected.clamp_min(FAINTEST).log() - math.log(self.half)))
 
 
 class DeployedPose(nn.Module):
     """crops (N, H, W, 3) uint8 RGB -> keypoints (N, K, 2) x, y in crop pixels, scores (N, K) in 0..1.
 
-    Without a `calibration` the scores are the heatmaps' peaks. shuffle: see `decode_heatmaps`.
+    sigmas (K,), shuffle: see `decode_expected`. Without a `calibration` the scores are what it expects.
     """
 
     inputs, outputs = "crops", ("keypoints", "scores")
 
-    def __init__(self, network: nn.Module, calibration: Calibration | None = None, shuffle: int = 1) -> None:
+    def __init__(
+        self, network: nn.Module, sigmas: Sequence[float], calibration: Calibration | None = None, shuffle: int = 1
+    ) -> None:
         super().__init__()
-        self.network, self.calibration, self.shuffle = network, calibration, shuffle
+        self.network, self.sigmas, self.calibration, self.shuffle = network, tuple(sigmas), calibration, shuffle
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         heatmaps = self.network(crops.permute(0, 3, 1, 2).float()).final
         stride = crops.shape[1] / (heatmaps.shape[2] * self.shuffle)
-        keypoints, peaks = decode_heatmaps(heatmaps, stride, self.shuffle)
-        return keypoints, self.calibration(peaks) if self.calibration else peaks
+        keypoints, expected = decode_expected(heatmaps, stride, self.sigmas, self.shuffle)
+        return keypoints, self.calibration(expected) if self.calibration else expected
 
 
 class DeployedDetector(nn.Module):
@@ -73,15 +76,22 @@ class DeployedDetector(nn.Module):
 Deployed = DeployedPose | DeployedDetector
 
 
-def deploy(model: OKDHP, branch: str, task: str, calibration: Calibration | None = None) -> Deployed:
-    """Trunk and one branch of `model` as the deployed graph, re-parameterised. Changes `model`: pass a copy."""
+def deploy(
+    model: OKDHP, branch: str, task: str, sigmas: Sequence[float] = (), calibration: Calibration | None = None
+) -> Deployed:
+    """Trunk and one branch of `model` as the deployed graph, re-parameterised. Changes `model`: pass a copy.
+
+    sigmas, calibration: a pose network's; see DeployedPose.
+    """
     network, shuffle = fuse(model.deployed(branch)), 1
     for module in network.modules():
         if isinstance(module, Encoder):
             module.fold_pixel_scale()
         if isinstance(module, PoseBranch):
             shuffle = module.leave_shuffled()
-    return (DeployedPose(network, calibration, shuffle) if task == "pose" else DeployedDetector(network)).eval()
+    if task == "pose":
+        return DeployedPose(network, sigmas, calibration, shuffle).eval()
+    return DeployedDetector(network).eval()
 
 
 def export_onnx(deployed: Deployed, size_hw: tuple[int, int], path: Path) -> None:

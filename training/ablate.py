@@ -143,7 +143,7 @@ def measure(bench: Bench, row: Row, recipe: Recipe, content: dict[str, Any], tea
     scores = kind(recipe, bench.val_set, everything).evaluate(model.to(bench.device), finest)
     model.to("cpu")
     size_hw = (finest.height, finest.width)
-    deployed = cost(deploy(copy.deepcopy(model), kept, recipe.task), size_hw)
+    deployed = cost(deploy(copy.deepcopy(model), kept, recipe.task, bench.val_set.joints.sigmas), size_hw)
     gmacs, hours = forward_gmacs(model, size_hw), float(content["hours"])
     if teacher is not None:  # its own training, and its forward pass beside the student's
         gmacs, hours = gmacs + teacher.training_gmacs + teacher.gmacs, hours + teacher.hours

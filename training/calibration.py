@@ -1,4 +1,4 @@
-"""Scores that mean something: from a heatmap's peak to the chance that the keypoint is where it was found."""
+"""Scores that mean something: from an expected similarity to the chance that the keypoint is where it was found."""
 
 import logging
 from typing import Any, NamedTuple
@@ -30,23 +30,23 @@ def right_keypoints(keypoints: Floats, people: People, joints: JointSet) -> NDAr
     return right
 
 
-def fit_calibration(peaks: Floats, right: NDArray[np.bool_]) -> Calibration | None:
-    """The calibration that makes the `right` outcomes (N,) of keypoints with `peaks` (N,) likeliest.
+def fit_calibration(expected: Floats, right: NDArray[np.bool_]) -> Calibration | None:
+    """The calibration that makes the `right` outcomes (N,) of keypoints with `expected` similarities (N,) likeliest.
 
-    A logistic regression on the peak's logarithm (Platt, 1999). None where there are too few outcomes of either kind,
-    or where a higher peak does not mean a better chance.
+    A logistic regression on the logarithm (Platt, 1999). None where there are too few outcomes of either kind, or
+    where a higher expectation does not mean a better chance.
     """
     if min(right.sum(), (~right).sum()) < MIN_OUTCOMES:
         log.warning("scores are not calibrated: %d right and %d wrong keypoints", right.sum(), (~right).sum())
         return None
-    x, sign = np.log(np.maximum(peaks, FAINTEST)), np.where(right, 1.0, -1.0)
+    x, sign = np.log(np.maximum(expected, FAINTEST)), np.where(right, 1.0, -1.0)
 
     def unlikelihood(parameters: Floats) -> float:
         return float(np.logaddexp(0, -sign * (parameters[0] * x + parameters[1])).mean())
 
     slope, offset = minimize(unlikelihood, np.array([1.0, 0.0])).x
     if not slope > 0.1:
-        log.warning("scores are not calibrated: higher peaks are not better ones (slope %.2f)", slope)
+        log.warning("scores are not calibrated: higher ones are not better ones (slope %.2f)", slope)
         return None
     return Calibration(half=float(np.exp(-offset / slope)), slope=float(slope))
 

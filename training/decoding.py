@@ -1,21 +1,28 @@
-"""What only evaluation does with heatmaps: the flip test, and decodings to compare `decode_heatmaps` with.
+"""What training does with heatmaps: decoding as deployed, decodings to compare it with, and the flip test.
 
 Pixels and cells are areas here (app.geometry), so a mirrored map is exactly the map of the mirrored picture. The shift
 by a pixel that other flip tests need, and UDP (Huang et al., CVPR 2020) explains, has no place.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.decode import decode_heatmaps
+from model.decode import decode_expected, decode_heatmaps
 from model.okdhp import Outputs
+from training.joints import JointSet
 
 Decode = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 LOG_FLOOR = 1e-10
 REACH = 2.0  # cells that the derivatives of `decode_dark` look from the peak, and the farthest it moves
+
+
+def deployed_decoding(joints: JointSet) -> Decode:
+    """What the exported graph does with the heatmaps of a set's keypoints."""
+    return partial(decode_expected, sigmas=joints.sigmas)
 
 
 def flip_back(heatmaps: Tensor, flip_index: Sequence[int]) -> Tensor:

@@ -16,6 +16,7 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import Recipe
 from training.data import Dataset
 from training.datasets import load_dataset
+from training.decoding import deployed_decoding
 from training.evaluate import candidates_threshold, detector_table, load_network, measure_poses
 from training.joints import MPII
 from training.kept import kept_branch
@@ -49,7 +50,7 @@ def run_export(
     kept = branch or kept_branch(recipe, content["history"])
     held = _held_out(data, recipe.holdout) if data is not None else None
     calibration = _calibration(model, kept, held, size_hw) if recipe.task == "pose" and held is not None else None
-    deployed = deploy(copy.deepcopy(model).eval(), kept, recipe.task, calibration)
+    deployed = deploy(copy.deepcopy(model).eval(), kept, recipe.task, joints_of(content).sigmas, calibration)
     out.parent.mkdir(parents=True, exist_ok=True)
     export_onnx(deployed, size_hw, out)
     card = {
@@ -116,9 +117,10 @@ def _calibration(model: OKDHP, branch: str, held: Dataset, size_hw: tuple[int, i
     people = held.people.subset(scored(held.people, held.joints))
     if not len(people):
         return None
-    keypoints, peaks = predict(model, held.pictures, people, size_hw)[branch]
+    decode = deployed_decoding(held.joints)
+    keypoints, expected = predict(model, held.pictures, people, size_hw, decode)[branch]
     labelled = people.labelled.numpy()
-    return fit_calibration(peaks[labelled], right_keypoints(keypoints, people, held.joints)[labelled])
+    return fit_calibration(expected[labelled], right_keypoints(keypoints, people, held.joints)[labelled])
 
 
 def scores_of(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from model.decode import decode_heatmaps
 from model.okdhp import OKDHP, Outputs
 from training.augment import crop_matrices, occlude, person_crops, photometric, transform_points, uniform
 from training.config import Recipe, Stage
 from training.data import PARTIAL_SOURCES, Dataset, People
-from training.decoding import Decode
+from training.decoding import Decode, deployed_decoding
 from training.distillation import soft_loss, soft_targets
 from training.joints import MPII, JointSet
 from training.losses import Heatmaps, heatmap_mse, pixelwise_kl
@@ -36,6 +35,7 @@ class PoseTask:
     def __init__(self, recipe: Recipe, dataset: Dataset, held_pictures: np.ndarray) -> None:
         self.recipe, self.pictures, self.joints = recipe, dataset.pictures, dataset.joints
         self.score_name = score_name(self.joints)
+        self.decode = deployed_decoding(self.joints)
         people = dataset.people
         labelled, height = people.labelled.sum(1), people.boxes[:, 3] - people.boxes[:, 1]
         usable = ((labelled >= MIN_TRAINED_POINTS) & (height >= MIN_TRAINED_HEIGHT_PX)).numpy()
@@ -123,7 +123,7 @@ class PoseTask:
         """The score of every branch and the ensemble on the held-out people; none where nobody is held out."""
         if not len(self.held):
             return {}
-        predictions = predict(model, self.pictures, self.held, (stage.height, stage.width))
+        predictions = predict(model, self.pictures, self.held, (stage.height, stage.width), self.decode)
         return {name: score(keypoints, self.held, self.joints) for name, (keypoints, _) in predictions.items()}
 
     @torch.no_grad()
@@ -136,7 +136,7 @@ class PoseTask:
         crops = self.pictures.sample(people.picture[shown], crop_matrices(people.boxes[shown], size_hw), size_hw)
         outputs: Outputs = model.eval()(crops.float())
         heatmaps = outputs.branches[student_of(self.recipe).name].final.float()
-        points, _ = decode_heatmaps(heatmaps, size_hw[0] / heatmaps.shape[2])
+        points, _ = self.decode(heatmaps, size_hw[0] / heatmaps.shape[2])
         skeletons = [
             draw_skeleton(image, keypoints, self.joints.limbs)
             for image, keypoints in zip(pictures(crops), points.cpu().numpy(), strict=True)
@@ -180,7 +180,7 @@ def predict(
     pictures: Pictures,
     people: People,
     size_hw: tuple[int, int],
-    decode: Decode = decode_heatmaps,
+    decode: Decode,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each branch and "ensemble": keypoints (N, K, 2) in picture pixels and scores (N, K), with given boxes.
 

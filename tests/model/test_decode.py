@@ -1,8 +1,14 @@
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from model.decode import boxes_at_cells, decode_centres, decode_heatmaps
+from app.skeleton import OKS_SIGMAS
+from model.decode import BODY, TEMPERATURE, boxes_at_cells, decode_centres, decode_expected, decode_heatmaps
+from training.decoding import Decode
 from training.targets import keypoint_heatmaps
 
 
@@ -25,16 +31,74 @@ def test_a_lone_peak_on_the_border_is_at_the_border() -> None:
     torch.testing.assert_close(found, torch.tensor([[(0.0, 0.0), (8.0, 0.0), (0.0, 6.0), (8.0, 6.0)]]))
 
 
-@pytest.mark.parametrize("shuffle", [2, 4])
-def test_heatmaps_are_read_alike_before_and_after_a_pixel_shuffle(shuffle: int) -> None:
-    packed = torch.randn(3, 5 * shuffle**2, 4, 3)  # noise: peaks on every border too
-    expected = decode_heatmaps(F.pixel_shuffle(packed, shuffle), 4.0)
-    torch.testing.assert_close(decode_heatmaps(packed, 4.0, shuffle), expected)
+SIGMAS = tuple(OKS_SIGMAS.tolist())
 
 
-def test_nothing_but_noise_gives_finite_keypoints_and_scores_in_range() -> None:
-    for heatmaps in (torch.zeros(1, 17, 8, 6), torch.full((1, 17, 8, 6), -3.0), torch.randn(1, 17, 8, 6) * 5):
-        found, scores = decode_heatmaps(heatmaps, 4.0)
+def gaussians(keypoints: Tensor, sigma: float = 2.0) -> Tensor:
+    return keypoint_heatmaps(keypoints, torch.ones(keypoints.shape[:2], dtype=torch.bool), (256, 192), 4, sigma)
+
+
+@pytest.mark.parametrize("height", [1.0, 0.5])
+def test_expected_similarity_is_highest_at_a_gaussians_centre(height: float) -> None:
+    """To an eighth of a cell, however low it is, and near borders too, where the bells of hips and shoulders end."""
+    generator = torch.Generator().manual_seed(0)
+    keypoints = torch.rand(50, 17, 2, generator=generator) * torch.tensor([168.0, 232.0]) + 12
+    found, _ = decode_expected(height * gaussians(keypoints), 4.0, SIGMAS)
+    assert (found - keypoints).abs().max() < 0.6
+    inner = ((keypoints > 48) & (keypoints < torch.tensor([144.0, 208.0]))).all(2)
+    assert (found - keypoints)[inner].abs().max() < 0.5
+
+
+def test_expected_similarity_equals_its_slow_definition() -> None:
+    """For each place of the grid: the mean over all cells of what an answer there gains, weighed by their chances.
+
+    Cells are empty out to where nothing more is to be gained.
+    """
+    heatmaps = torch.rand(2, 3, 8, 6, generator=torch.Generator().manual_seed(1))
+    sigmas, far = (0.2, 0.3, 0.4), 12
+    _, scores = decode_expected(heatmaps, 4.0, sigmas)
+    for b, k in np.ndindex(2, 3):
+        weights = np.exp(heatmaps[b, k].double().numpy() / TEMPERATURE)
+        chance = np.pad(weights, 2 * far, constant_values=1.0) / (weights.sum() + 1)
+        chance = chance.reshape(4 + 2 * far, 2, 3 + 2 * far, 2).sum((1, 3))
+        y, x = np.mgrid[-far : 4 + far, -far : 3 + far]
+        reach = 2 * sigmas[k] * BODY * 4
+        gains = [
+            (chance * np.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * reach**2))).sum()
+            for row, column in np.ndindex(4, 3)
+        ]
+        assert float(scores[b, k]) == pytest.approx(max(gains), rel=1e-3)
+
+
+def test_a_place_among_likely_ones_beats_a_lone_higher_peak() -> None:
+    heatmaps = 0.5 * gaussians(torch.tensor([[[60.0, 100.0]]]), sigma=3.0)
+    heatmaps[0, 0, 40, 30] = 0.6
+    lone, _ = decode_heatmaps(heatmaps, 4.0)
+    found, _ = decode_expected(heatmaps, 4.0, SIGMAS[:1])
+    assert (lone - torch.tensor([122.0, 162.0])).abs().max() < 2
+    assert (found - torch.tensor([60.0, 100.0])).abs().max() < 4
+
+
+def test_expected_similarity_falls_with_doubt() -> None:
+    """One sharp place, two of them, a faint one, none: each leaves less to be hoped for."""
+    here, there = (gaussians(torch.tensor([[place]])) for place in ((60.0, 100.0), (140.0, 180.0)))
+    doubts = torch.cat([here, here + there, 0.5 * here, 0 * here])
+    scores = decode_expected(doubts, 4.0, SIGMAS[:1])[1].flatten()
+    assert (scores.diff() < 0).all()
+    assert float(scores[1] / scores[0]) == pytest.approx(0.5, abs=0.2)
+    assert scores[-1] < 0.02
+
+
+def test_heatmaps_are_read_alike_before_and_after_a_pixel_shuffle() -> None:
+    packed = torch.randn(3, 5 * 4, 4, 3)  # noise: peaks on every border too
+    expected = decode_expected(F.pixel_shuffle(packed, 2), 4.0, SIGMAS[:5])
+    torch.testing.assert_close(decode_expected(packed, 4.0, SIGMAS[:5], shuffle=2), expected)
+
+
+@pytest.mark.parametrize("decode", [decode_heatmaps, partial(decode_expected, sigmas=SIGMAS)])
+def test_nothing_but_noise_gives_finite_keypoints_and_scores_in_range(decode: Decode) -> None:
+    for heatmaps in (torch.zeros(1, 17, 8, 6), torch.full((1, 17, 8, 6), -3.0), torch.randn(1, 17, 8, 6) * 50):
+        found, scores = decode(heatmaps, 4.0)
         assert found.isfinite().all()
         assert ((scores >= 0) & (scores <= 1)).all()
 
@@ -56,7 +120,8 @@ def test_only_local_maxima_are_people_best_first() -> None:
     torch.testing.assert_close(boxes[0, 0], torch.tensor([32.0, 32.0, 40.0, 40.0]))
 
 
-def test_batch_decodes_as_its_members_do() -> None:
+@pytest.mark.parametrize("decode", [decode_heatmaps, partial(decode_expected, sigmas=SIGMAS)])
+def test_batch_decodes_as_its_members_do(decode: Decode) -> None:
     heatmaps = torch.rand(3, 17, 8, 6)
-    together = decode_heatmaps(heatmaps, 4.0)[0]
-    torch.testing.assert_close(together, torch.cat([decode_heatmaps(one[None], 4.0)[0] for one in heatmaps]))
+    together = decode(heatmaps, 4.0)[0]
+    torch.testing.assert_close(together, torch.cat([decode(one[None], 4.0)[0] for one in heatmaps]))

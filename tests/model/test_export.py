@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from skimage import data
 
 from app.geometry import crop_matrix, warp
+from app.skeleton import OKS_SIGMAS
 from model.export import Calibration, Deployed, DeployedDetector, DeployedPose, cost, deploy, export_onnx, sha256
 from model.okdhp import OKDHP
 from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig, PoseBranch
@@ -66,7 +67,7 @@ def both(deployed: Deployed, path: Path, pictures: np.ndarray) -> tuple[list[np.
 @pytest.mark.parametrize("decoder", TO_STRIDE_4, ids=["convolutions", "shuffle"])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_exported_pose_equals_torch(tmp_path: Path, count: int, decoder: DecoderConfig) -> None:
-    deployed = deploy(pose_model(decoder), "a", "pose", Calibration(half=0.3, slope=2.5))
+    deployed = deploy(pose_model(decoder), "a", "pose", OKS_SIGMAS, Calibration(half=0.1, slope=2.0))
     export_onnx(deployed, (128, 96), tmp_path / "pose.onnx")
     (keypoints, scores), (expected, expected_scores) = both(deployed, tmp_path / "pose.onnx", crops(count, (128, 96)))
     assert keypoints.shape == (count, 17, 2)
@@ -92,8 +93,9 @@ def test_exported_detector_equals_torch(tmp_path: Path, count: int) -> None:
 @pytest.mark.parametrize("task", ["pose", "detector"])
 def test_deployed_graph_equals_the_branch_it_was_made_of(task: str) -> None:
     model = pose_model() if task == "pose" else detector_model()
-    kind = DeployedPose if task == "pose" else DeployedDetector
-    whole, deployed = kind(copy.deepcopy(model).deployed("a")), deploy(model, "a", task)
+    network = copy.deepcopy(model).deployed("a")
+    whole = DeployedPose(network, OKS_SIGMAS) if task == "pose" else DeployedDetector(network)
+    deployed = deploy(model, "a", task, OKS_SIGMAS)
     pictures = torch.from_numpy(crops(2, (128, 128)))
     with torch.no_grad():
         for ours, expected in zip(deployed(pictures), whole(pictures), strict=True):
@@ -102,7 +104,7 @@ def test_deployed_graph_equals_the_branch_it_was_made_of(task: str) -> None:
 
 def test_exported_file_is_self_contained_and_plain(tmp_path: Path) -> None:
     path = tmp_path / "pose.onnx"
-    export_onnx(deploy(pose_model(), "a", "pose"), (128, 96), path)
+    export_onnx(deploy(pose_model(), "a", "pose", OKS_SIGMAS), (128, 96), path)
     model = onnx.load(path)
     assert [f.name for f in tmp_path.iterdir()] == ["pose.onnx"]
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
@@ -113,9 +115,9 @@ def test_exported_file_is_self_contained_and_plain(tmp_path: Path) -> None:
 
 
 def test_cost_counts_multiply_adds_and_parameters() -> None:
-    deployed = deploy(pose_model(), "a", "pose")
+    deployed = deploy(pose_model(), "a", "pose", OKS_SIGMAS)
     small, large = cost(deployed, (128, 96)), cost(deployed, (256, 192))
-    assert large["gmacs"] == pytest.approx(4 * small["gmacs"], rel=0.01)
+    assert large["gmacs"] == pytest.approx(4 * small["gmacs"], rel=0.03)
     assert small["parameters"] == sum(p.numel() for p in deployed.parameters())
 
 

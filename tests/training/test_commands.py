@@ -18,6 +18,7 @@ from training.commands import pick_device, wants_amp
 from training.config import recipe_from_dict
 from training.data import held_pictures
 from training.datasets import load_dataset
+from training.decoding import deployed_decoding
 from training.evaluate import (
     candidates_threshold,
     coco_ap,
@@ -65,7 +66,7 @@ def test_deployed_file_scores_as_the_branch_in_training(trained: Path, drawn_fol
     model.load_state_dict(content["ema"])
     people = dataset.people
     people = people.subset(measured(people.labelled.numpy(), people.boxes.numpy()))
-    keypoints, _ = predict(model, dataset.pictures, people, (96, 96))["b"]
+    keypoints, _ = predict(model, dataset.pictures, people, (96, 96), deployed_decoding(COCO))["b"]
     count, found = measure_poses(load_network(trained / "pose.onnx"), dataset).oks_table()["all"]
     assert count == len(people) == 36
     assert found == pytest.approx(score(keypoints, people, COCO), abs=0.01)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from app.geometry import crop_matrix, warp
+from app.skeleton import OKS_SIGMAS
 from model.export import Calibration, deploy, export_onnx
 from training.checkpoint import load_checkpoint
 from training.data import Dataset
@@ -38,7 +39,7 @@ def test_the_bundled_student_reaches_about_what_its_card_says(people: Dataset) -
 def test_the_exported_student_equals_torch_on_photographs(people: Dataset, tmp_path: Path, count: int) -> None:
     card = json.loads((WEIGHTS / "pose.json").read_text())
     _, model = restore(load_checkpoint(WEIGHTS / "pose.pt"))
-    deployed = deploy(model.eval(), card["branch"], "pose", Calibration(**card["calibration"]))
+    deployed = deploy(model.eval(), card["branch"], "pose", OKS_SIGMAS, Calibration(**card["calibration"]))
     size_wh = (card["input"]["width"], card["input"]["height"])
     export_onnx(deployed, size_wh[::-1], tmp_path / "pose.onnx")
     crops = [
