@@ -1,4 +1,4 @@
-"""Latency of the bundled student beside RTMPose-t's layers, in ONNX Runtime on this machine's CPU, in one run.
+"""Latency of the bundled networks beside RTMPose-t's layers, in ONNX Runtime on this machine's CPU, in one run.
 
     python -m benchmarks.latency [--threads 2] [--rounds 200]
 
@@ -17,6 +17,7 @@ from benchmarks.rtmpose_like import RTMPoseLike, fold_batch_norms
 from model.export import cost, export_onnx
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
+BUNDLED = ("pose", "pose-int8", "detector", "detector-int8")
 
 
 def session_of(path: Path, threads: int) -> ort.InferenceSession:
@@ -54,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "yardstick.onnx"
         export_onnx(yardstick, (256, 192), path)
-        files = {"RTMPose-t's layers": path, "pose": WEIGHTS / "pose.onnx", "detector": WEIGHTS / "detector.onnx"}
+        files = {"RTMPose-t's layers": path} | {name: WEIGHTS / f"{name}.onnx" for name in BUNDLED}
         sessions = {name: session_of(file, arguments.threads) for name, file in files.items()}
         times = measure(sessions, arguments.rounds)
     reference = times["RTMPose-t's layers"]

@@ -1,6 +1,5 @@
 """From heatmaps to keypoints and boxes, in operations that export to ONNX: serving and evaluation share them."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 FLOOR = 1e-3  # heatmap values below this carry no shape: the sub-pixel step sees them as flat
 MAX_LOG_SIZE = 5.0  # e**5 cells: wider than any picture, and short of overflow
-TEMPERATURE = 0.15  # at which a softmax of heatmaps is a chance for each cell (docs/experiments.md)
+TEMPERATURE = 0.2  # at which a softmax of heatmaps is a chance for each cell (docs/experiments.md)
 BODY = 0.44  # square root of a person's area, in parts of the height of a crop that the person fills
 
 
@@ -21,11 +20,15 @@ def decode_expected(
     Where the keypoint similarity (OKS) is expected to be the highest, and how high: the heatmap's softmax says how
     likely each cell is, and a bell of `sigmas` (K), as OKS has them, what is gained there by an answer here. Of two
     places, one that has likely ones around it beats a lone peak, and a wide heatmap scores lower than a narrow one
-    (Purkrabek and Matas, "ProbPose", CVPR 2025, section 3.2). Beyond the border a heatmap is taken to be empty.
+    (Purkrabek and Matas, "ProbPose", CVPR 2025, section 3.2). What an empty heatmap would promise is subtracted: beyond
+    the border everything is empty, and of a keypoint that is nowhere nothing is expected.
 
-    Found on a grid of 2 x 2 cells, and between its places as `decode_heatmaps` does. shuffle: 2 if `heatmaps` is what
-    a pixel shuffle would make heatmaps of, (B, 4 K, H / 2, W / 2): each place of it holds one place of the grid.
+    Found on a grid of 2 x 2 cells, and between its places as `decode_heatmaps` does. shuffle: above 1, `heatmaps` is
+    what a pixel shuffle of that factor would make heatmaps of, (B, K * shuffle**2, H / shuffle, W / shuffle). For a
+    factor of 2 nothing is shuffled: each of its places holds one place of the grid.
     """
+    if shuffle > 2:
+        heatmaps, shuffle = F.pixel_shuffle(heatmaps, shuffle), 1
     rows, columns = (side * shuffle // 2 for side in heatmaps.shape[2:])
     B, K = heatmaps.shape[0], len(sigmas)
     flat = heatmaps.reshape(B, K, -1)  # (B, K, H*W)
@@ -37,7 +40,7 @@ def decode_expected(
         places = cells.reshape(B, K, rows, 2, columns, 2).sum((3, 5))
     reach = 2 * BODY * rows * heatmaps.new_tensor(sigmas).view(-1, 1, 1)  # in places of the grid
     gain_y, gain_x = _bells(reach, rows), _bells(reach, columns)
-    expected = gain_y @ (places - empty) @ gain_x.mT + empty * 2 * math.pi * reach**2
+    expected = gain_y @ (places - empty) @ gain_x.mT
     keypoints, scores = decode_heatmaps(expected, 2 * stride)
     return keypoints - 2 * stride, scores
 
