@@ -23,6 +23,8 @@ ORIGIN = 0.5
 SCALE_PX = 200  # a person of scale 1 is this tall
 LOWER = 15  # the official crop's centre is this many pixels per scale below the given one: feet, not sky
 RELEASE = "mpii_human_pose_v1_u12_1.mat"
+# What scipy and json raise for damaged files, and what the fields of a sound but different one do when they are read.
+NOT_MPII = (OSError, ValueError, KeyError, AttributeError, TypeError, IndexError, NotImplementedError)
 # What the conversions in use call the splits; the release itself has no validation split.
 SPLIT_FILES = {
     "train": ("annot/train.json", "annotations/mpii_train.json"),
@@ -134,7 +136,7 @@ def read_release(path: Path, separated_only: bool = False) -> Mpii:
                 row = _release_row(str(picture.image.name), person)
                 if row is not None and (number in alone or not separated_only):
                     rows.append(row)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, IndexError, NotImplementedError) as error:
+    except NOT_MPII as error:
         raise DataError(f"{path}: expected MPII's {RELEASE}: {type(error).__name__}: {error}") from error
     return _table(path, rows)
 
@@ -178,7 +180,7 @@ def read_json(path: Path) -> Mpii:
             rows.append(
                 {"image": entry["image"], "joints": joints, "centre": centre, "scale": scale, "head": [np.nan] * 4}
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except NOT_MPII as error:
         raise DataError(f"{path}: expected MPII as a list in JSON: {type(error).__name__}: {error}") from error
     return _table(path, rows)
 
@@ -187,7 +189,7 @@ def read_head_boxes(path: Path, count: int) -> Floats:
     """Head boxes (count, 4) xyxy of gt_NAME.mat: its headboxes_src is (2, 2, count): corner, axis, person."""
     try:
         corners = np.asarray(scipy.io.loadmat(path)["headboxes_src"], dtype=np.float64)
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+    except NOT_MPII as error:
         raise DataError(f"{path}: expected headboxes_src: {type(error).__name__}: {error}") from error
     if corners.shape != (2, 2, count):
         raise DataError(f"{path}: expected head boxes (2, 2, {count}), got {corners.shape}")
