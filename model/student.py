@@ -128,12 +128,14 @@ class DetectorBranch(nn.Module):
 
     `final` (B, 1, H/s, W/s) is the probability 0..1 that a person's box is centred in the cell; `boxes` (B, 4, H/s,
     W/s) holds the box centre's offset from the cell's centre (x, y, in cells) and the logarithm of its size (w, h).
+    tower: how many convolutions the probability has to itself; the boxes have one.
     """
 
-    def __init__(self, config: DecoderConfig, encoder: EncoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, encoder: EncoderConfig, tower: int = 0) -> None:
         super().__init__()
         width = config.widths[-1]
         self.decoder = Decoder(config, encoder)
+        self.tower = nn.Sequential(*(RepConv(width, width) for _ in range(tower)))
         self.centre = nn.Conv2d(width, 1, 1)
         self.boxes = nn.Sequential(RepConv(width, width), nn.Conv2d(width, 4, 1))
         nn.init.normal_(self.centre.weight, std=0.001)
@@ -141,4 +143,4 @@ class DetectorBranch(nn.Module):
 
     def forward(self, features: tuple[Tensor, ...]) -> BranchOutput:
         x = self.decoder(features)
-        return BranchOutput(final=torch.sigmoid(self.centre(x).float()), boxes=self.boxes(x).float())
+        return BranchOutput(final=torch.sigmoid(self.centre(self.tower(x)).float()), boxes=self.boxes(x).float())

@@ -39,6 +39,7 @@ class Branch:
     depth: int = 1
     shuffle: int = 1
     stacks: int = 1  # of its own, after the shared ones
+    tower: int = 0  # a detector's: convolutions that the scores have to themselves
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,8 @@ class Recipe:
             least = 0 if name == "student" else 1
             possible = min(branch.widths) > 0 and branch.depth >= least
             _require(possible, f"a branch's widths must be above 0 and its depth at least {least}, got {branch}")
+            possible = branch.tower >= 0 and (branch.tower == 0 or self.task == "detector")
+            _require(possible, f"a tower is a detector's, of at least 0 convolutions, got {branch}")
         sizes = len(encoder.widths), len(encoder.depths)
         _require(sizes in ((5, 5), (6, 6)), f"an encoder has 5 widths and depths, or 6, got {sizes[0]} and {sizes[1]}")
         if name == "student":

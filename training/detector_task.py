@@ -12,7 +12,7 @@ from training.augment import occlude, photometric, transform_points, uniform
 from training.config import Recipe, Stage
 from training.data import PARTIAL_SOURCES, Dataset
 from training.distillation import soft_loss, soft_targets
-from training.losses import Heatmaps, centre_focal, giou_loss
+from training.losses import Heatmaps, box_iou, giou_loss, quality_focal
 from training.metrics import recall_at_false_rate
 from training.pictures import Pictures
 from training.rows import student_of
@@ -31,7 +31,8 @@ def build_model(recipe: Recipe) -> OKDHP:
     """The multi-branch network of a detector recipe, freshly initialised."""
     encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths)
     branches = {
-        branch.name: DetectorBranch(DecoderConfig(branch.widths, branch.depth), encoder) for branch in recipe.branches
+        branch.name: DetectorBranch(DecoderConfig(branch.widths, branch.depth), encoder, branch.tower)
+        for branch in recipe.branches
     }
     return OKDHP(Encoder(encoder), branches, 1, recipe.fau)
 
@@ -107,21 +108,23 @@ class DetectorTask:
         negative_weight = 1 - (1 - PARTIAL_NEGATIVE_WEIGHT) * partial
         negative_weight = negative_weight * ~cells_within(targets["boxes"], targets["ignored"], size_hw, stride)
         anyone = targets["valid"].any(1, keepdim=True).float()
-        recipe, terms = self.recipe, {}
+        recipe, terms, overlaps = self.recipe, {}, []
         kind, temperature = recipe.soft_loss, recipe.temperature
         target = Heatmaps(wanted.heatmaps, temperature)
         soft = soft_targets(recipe.distillation, outputs, temperature, targets.get("teacher")) if kd_weight > 0 else {}
         for name, branch in outputs.branches.items():
             assert branch.boxes is not None
-            terms[f"focal/{name}"] = centre_focal(branch.final, wanted.heatmaps, negative_weight)
             predicted = boxes_at_cells(branch.boxes, stride)
+            overlaps.append(box_iou(predicted, wanted.boxes))
+            terms[f"quality/{name}"] = quality_focal(branch.final, wanted.heatmaps, overlaps[-1], negative_weight)
             terms[f"giou/{name}"] = recipe.box_weight * giou_loss(predicted, wanted.boxes, wanted.box_weight)
             if teachers := soft.get(name):
                 distance = soft_loss([Heatmaps(branch.final, temperature)], teachers, target, anyone, kind)
                 terms[f"{'kl' if kind == 'kl' else 'soft_mse'}/{name}"] = kd_weight * distance
         if recipe.distillation == "ensemble" and len(outputs.branches) > 1:
-            focal = centre_focal(outputs.ensemble, wanted.heatmaps, negative_weight)
-            terms["focal/ensemble"] = recipe.ensemble_weight * focal
+            overlap = torch.stack(overlaps).mean(0)
+            quality = quality_focal(outputs.ensemble, wanted.heatmaps, overlap, negative_weight)
+            terms["quality/ensemble"] = recipe.ensemble_weight * quality
         return terms
 
     def evaluate(self, model: OKDHP, stage: Stage) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from training.distributed import group_mean
 
+NOBODY = 0.01  # a lower quality is nobody's
 
 class Heatmaps:
     """Heatmaps (B, K, H, W), and what they say of where each keypoint is: a softmax over all pixels at `temperature`.
@@ -77,24 +78,38 @@ def ramp_up(progress: float) -> float:
     return math.exp(-5.0 * (1.0 - min(max(progress, 0.0), 1.0)) ** 2)
 
 
-def centre_focal(heatmaps: Tensor, target: Tensor, negative_weight: Tensor) -> Tensor:
-    """Penalty-reduced focal loss of centre probabilities (B, 1, H, W), per person (CenterNet eq. 1; alpha 2, beta 4).
+def quality_focal(heatmaps: Tensor, target: Tensor, overlap: Tensor, negative_weight: Tensor) -> Tensor:
+    """Quality focal loss of centre scores (B, 1, H, W), per person (Li et al., NeurIPS 2020, eq. 2; beta 2).
 
+    A score shall be the person's bell in `target` times `overlap` (B, H, W), the IoU of the box predicted there: whom
+    the network would put into a bad box ranks low, and every cell near a centre teaches, not only one a person.
     negative_weight, broadcast to (B, 1, H, W): below 1 where somebody may be who is not annotated.
     """
     p = heatmaps.float().clamp(1e-4, 1 - 1e-4)
-    positive = (target > 0.999).float()
-    hit = -torch.log(p) * (1 - p) ** 2 * positive
-    miss = -torch.log(1 - p) * p**2 * (1 - target) ** 4 * (1 - positive) * negative_weight
-    return (hit.sum() + miss.sum()) / group_mean(positive.sum()).clamp_min(1.0)
+    quality = target * overlap.detach()[:, None]
+    weight = torch.where(quality > NOBODY, 1.0, negative_weight)
+    loss = F.binary_cross_entropy(p, quality, reduction="none") * (quality - p).square() * weight
+    return loss.sum() / group_mean((target > 0.999).sum().float()).clamp_min(1.0)
 
 
 def giou_loss(boxes: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """1 - generalised IoU of boxes (..., 4) xyxy, weighted mean (Rezatofighi et al., CVPR 2019)."""
+    overlap, union = overlap_and_union(boxes, target)
+    hull = (torch.maximum(boxes[..., 2:], target[..., 2:]) - torch.minimum(boxes[..., :2], target[..., :2])).prod(-1)
+    giou = overlap / union.clamp_min(1e-6) - (hull - union) / hull.clamp_min(1e-6)
+    return ((1 - giou) * weight).sum() / group_mean(weight.sum()).clamp_min(1.0)
+
+
+def box_iou(boxes: Tensor, target: Tensor) -> Tensor:
+    """Intersection over union of each box (..., 4) xyxy with its own target."""
+    overlap, union = overlap_and_union(boxes, target)
+    return overlap / union.clamp_min(1e-6)
+
+
+def overlap_and_union(boxes: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas that each box (..., 4) xyxy shares with its own target, and covers together with it."""
     left_top = torch.maximum(boxes[..., :2], target[..., :2])
     right_bottom = torch.minimum(boxes[..., 2:], target[..., 2:])
     overlap = (right_bottom - left_top).clamp_min(0).prod(-1)
     union = (boxes[..., 2:] - boxes[..., :2]).prod(-1) + (target[..., 2:] - target[..., :2]).prod(-1) - overlap
-    hull = (torch.maximum(boxes[..., 2:], target[..., 2:]) - torch.minimum(boxes[..., :2], target[..., :2])).prod(-1)
-    giou = overlap / union.clamp_min(1e-6) - (hull - union) / hull.clamp_min(1e-6)
-    return ((1 - giou) * weight).sum() / group_mean(weight.sum()).clamp_min(1.0)
+    return overlap, union

@@ -45,7 +45,7 @@ def pose_model(decoder: DecoderConfig = TO_STRIDE_4[0]) -> OKDHP:
 
 
 def detector_model() -> OKDHP:
-    model = lived_in(OKDHP(Encoder(CONFIG), {"a": DetectorBranch(DecoderConfig((16, 16)), CONFIG)}, 1))
+    model = lived_in(OKDHP(Encoder(CONFIG), {"a": DetectorBranch(DecoderConfig((16, 16)), CONFIG, tower=1)}, 1))
     torch.nn.init.normal_(model.branches["a"].centre.weight, std=0.004, generator=torch.Generator().manual_seed(0))
     return model
 

@@ -42,6 +42,6 @@ def test_fused_layer_computes_the_same(layer: nn.Module) -> None:
 
 def test_fused_network_holds_plain_convolutions_alone() -> None:
     config = EncoderConfig((4, 8, 8, 8, 8), (0, 0, 1, 1, 0))
-    network = fuse(nn.ModuleList([Encoder(config), DetectorBranch(DecoderConfig((8, 8)), config)]))
+    network = fuse(nn.ModuleList([Encoder(config), DetectorBranch(DecoderConfig((8, 8)), config, tower=1)]))
     kinds = {type(module) for module in network.modules() if not list(module.children())}
     assert kinds == {nn.Conv2d, nn.ReLU, nn.Identity}

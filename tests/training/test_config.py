@@ -32,6 +32,8 @@ def test_values_of_the_file_reach_the_recipe(tmp_path: Path) -> None:
         ("kept = 'z'\n" + GOOD, "kept must be one of the branches"),
         ("fau = 'max'\n" + GOOD, "fau must be one of"),
         ("temperature = 0\n" + GOOD, "temperature must be above 0"),
+        (GOOD + "[[branches]]\nname = 'a'\ntower = 1\n", "a tower is a detector's"),
+        (GOOD.replace("pose", "detector") + "[[branches]]\nname = 'a'\ntower = -1\n", "of at least 0 convolutions"),
         (GOOD + "[[branches]]\nname = 'a'\n[[branches]]\nname = 'a'\n", "distinct names"),
         (GOOD + "[[branches]]\nname = 'a'\nwidths = [8]\n[[branches]]\nname = 'b'\n", "end at one resolution"),
         ("network = 'vgg'\n" + GOOD, "network must be one of"),

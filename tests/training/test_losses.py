@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.losses import Heatmaps, centre_focal, giou_loss, heatmap_mse, pixelwise_kl, ramp_up
+from training.losses import Heatmaps, box_iou, giou_loss, heatmap_mse, pixelwise_kl, quality_focal, ramp_up
 
 
 def random_maps(seed: int) -> torch.Tensor:
@@ -79,18 +79,37 @@ def test_ramp_rises_from_almost_nothing_to_one_and_stays() -> None:
     assert ramp_up(1.0) == ramp_up(3.0) == 1.0
 
 
-def test_focal_loss_follows_centernets_formula() -> None:
+def test_quality_focal_loss_follows_its_formula() -> None:
     p = torch.tensor([[[[0.7, 0.2], [0.4, 0.1]]]])
     target = torch.tensor([[[[1.0, 0.6], [0.0, 0.0]]]])
-    by_hand = -math.log(0.7) * 0.3**2
-    by_hand += -(0.4**4) * 0.2**2 * math.log(0.8) - 0.4**2 * math.log(0.6) - 0.1**2 * math.log(0.9)
-    assert centre_focal(p, target, torch.ones(1)).item() == pytest.approx(by_hand, rel=1e-5)
+    overlap = torch.tensor([[[0.8, 0.5], [0.9, 0.0]]])
+
+    def cell(p: float, quality: float) -> float:
+        return -((quality - p) ** 2) * (quality * math.log(p) + (1 - quality) * math.log(1 - p))
+
+    by_hand = cell(0.7, 0.8) + cell(0.2, 0.3) + cell(0.4, 0.0) + cell(0.1, 0.0)
+    assert quality_focal(p, target, overlap, torch.ones(1)).item() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_negatives_of_partly_annotated_pictures_weigh_less() -> None:
-    p, nobody = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, 1, 2, 2)
-    full, fifth = (centre_focal(p, nobody, torch.tensor([weight])) for weight in (1.0, 0.2))
+@pytest.mark.parametrize("overlap", [0.9, 0.4])
+def test_a_score_is_drawn_to_how_well_the_box_fits_and_not_the_box_to_the_score(overlap: float) -> None:
+    overlaps = torch.full((1, 1, 1), overlap, requires_grad=True)
+    scores = torch.linspace(0.05, 0.95, 19)
+    losses = [
+        quality_focal(score.view(1, 1, 1, 1), torch.ones(1, 1, 1, 1), overlaps, torch.ones(1)) for score in scores
+    ]
+    assert scores[torch.stack(losses).argmin()].item() == pytest.approx(overlap)
+    assert not torch.stack(losses).requires_grad
+
+
+def test_negatives_of_partly_annotated_pictures_weigh_less_and_their_people_as_much() -> None:
+    p, bell = torch.full((1, 1, 1, 2), 0.5), torch.tensor([[[[1.0, 0.0]]]])
+    overlap = torch.tensor([[[0.5, 0.0]]])  # the score of the one person is what it should be
+    full, fifth = (quality_focal(p, bell, overlap, torch.tensor([weight])) for weight in (1.0, 0.2))
     assert fifth.item() == pytest.approx(full.item() / 5)
+    person_alone = torch.tensor([[[[1.0]]]])
+    sure = [quality_focal(p[..., :1], person_alone, torch.ones(1, 1, 1), torch.tensor([weight])) for weight in (1, 0.2)]
+    assert sure[0].item() == pytest.approx(sure[1].item())
 
 
 @pytest.mark.parametrize(
@@ -104,3 +123,8 @@ def test_negatives_of_partly_annotated_pictures_weigh_less() -> None:
 def test_giou_of_boxes_worked_out_by_hand(box: list[float], expected: float) -> None:
     target = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
     assert giou_loss(torch.tensor([box]), target, torch.ones(1)).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_overlap_of_boxes_worked_out_by_hand() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [4.0, 0.0, 6.0, 2.0]])
+    assert box_iou(boxes, torch.tensor([0.0, 0.0, 2.0, 2.0])).tolist() == pytest.approx([1.0, 1 / 3, 0.0])
