@@ -14,6 +14,7 @@ from training.distributed import group_mean
 
 NOBODY = 0.01  # a lower quality is nobody's
 
+
 class Heatmaps:
     """Heatmaps (B, K, H, W), and what they say of where each keypoint is: a softmax over all pixels at `temperature`.
 
