@@ -81,8 +81,10 @@ def deploy(
 ) -> Deployed:
     """Trunk and one branch of `model` as the deployed graph, re-parameterised. Changes `model`: pass a copy.
 
-    sigmas, calibration: a pose network's; see DeployedPose.
+    sigmas, calibration: a pose network's; see DeployedPose. Raises ValueError for one without a sigma a keypoint.
     """
+    if task == "pose" and len(sigmas) != model.num_keypoints:
+        raise ValueError(f"a pose network of {model.num_keypoints} keypoints needs as many sigmas, got {len(sigmas)}")
     network, shuffle = fuse(model.deployed(branch)), 1
     for module in network.modules():
         if isinstance(module, Encoder):

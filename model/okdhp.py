@@ -38,7 +38,7 @@ class OKDHP(nn.Module):
         super().__init__()
         if not branches:
             raise ValueError("OKDHP needs at least one branch")
-        self.trunk = trunk
+        self.trunk, self.num_keypoints = trunk, num_keypoints
         self.branches = nn.ModuleDict(branches)
         stem_channels = trunk.stem_channels
         assert isinstance(stem_channels, int)

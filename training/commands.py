@@ -44,7 +44,7 @@ def run_training(
     compiled: bool = False,
 ) -> Path:
     """Train `recipe` on the split train of the COCO-format or MPII folder `data`; returns the checkpoint's path."""
-    chosen = pick_device(device)
+    chosen, values = pick_device(device), load_recipe(recipe)  # before the pictures, which take their time
     cv2.setNumThreads(1)  # torch already uses every core
     if chosen.type == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -53,7 +53,6 @@ def run_training(
     fast = wants_amp(amp, chosen)
     print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
     about = {"data": f"{len(dataset.people)} people of {data.name}/train.json", "hardware": hardware(chosen)}
-    values = load_recipe(recipe)
     return train(
         values,
         dataset,

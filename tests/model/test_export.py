@@ -131,3 +131,8 @@ def test_bundled_file_is_the_one_its_card_describes(name: str) -> None:
     assert card["task"] == name.removesuffix("-int8")
     assert ("precision" in card) == name.endswith("-int8")
     assert {"recipe", "trained", "scores", "gmacs", "parameters", "date", "data"} <= set(card)
+
+
+def test_a_pose_network_is_not_deployed_without_its_keypoints_sigmas() -> None:
+    with pytest.raises(ValueError, match="17 keypoints needs as many sigmas, got 0"):
+        deploy(pose_model(), "a", "pose")

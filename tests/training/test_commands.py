@@ -201,7 +201,8 @@ def test_what_is_chosen_by_data_comes_of_the_held_out_pictures(trained: Path, dr
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["train", "absent.toml", "--data", ".", "--out", "x"], "train.json: expected a COCO keypoints file"),
+        (["train", "tiny.toml", "--data", ".", "--out", "x"], "train.json: expected a COCO keypoints file"),
+        (["train", "absent.toml", "--data", ".", "--out", "x"], "absent.toml: [Errno 2] No such file"),
         (["export", "absent.pt", "x.onnx"], "absent.pt: not a readable checkpoint"),
         (["train", "absent.toml", "--data", ".", "--out", "x", "--device", "cuda"], "sees no CUDA device"),
     ],
@@ -209,6 +210,7 @@ def test_what_is_chosen_by_data_comes_of_the_held_out_pictures(trained: Path, dr
 def test_what_a_user_can_mend_is_said_in_one_line(
     arguments: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY_RECIPE.replace("TASK", "pose").replace("KEPT", "a"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     result = CliRunner().invoke(app, arguments)

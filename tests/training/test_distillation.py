@@ -113,7 +113,7 @@ def losses(recipe: Recipe, folder: Path, out: Path, **options: Path) -> dict[str
 
 @pytest.mark.parametrize("recipe", [STUDENT, DETECTOR], ids=lambda recipe: recipe.task)
 def test_each_way_to_distil_trains_with_its_own_terms(recipe: Recipe, drawn_folder: Path, tmp_path: Path) -> None:
-    supervised = "mse" if recipe.task == "pose" else "focal"
+    supervised = "mse" if recipe.task == "pose" else "quality"
     names = [branch.name for branch in recipe.branches]
     mse = losses(dataclasses.replace(recipe, soft_loss="mse"), drawn_folder, tmp_path / "mse")
     assert {f"soft_mse/{name}" for name in names} | {f"{supervised}/ensemble"} <= set(mse)

@@ -138,14 +138,14 @@ def test_a_mosaic_puts_everybody_where_their_picture_is() -> None:
     assert people.valid.shape == people.ignored.shape == (1, 4)
 
 
-def focal_by_cell(targets: dict[str, Tensor], recipe: Recipe, dataset: Dataset) -> Tensor:
+def centre_loss_by_cell(targets: dict[str, Tensor], recipe: Recipe, dataset: Dataset) -> Tensor:
     """What a surer belief in a person at each cell (H, W) adds to the loss."""
     task, model = DetectorTask(recipe, dataset, np.zeros(len(dataset.pictures), bool)), build_model(recipe)
     outputs = model(torch.zeros(1, 3, STAGE.height, STAGE.width))
     final = torch.full_like(outputs.branches["a"].final, 0.3).requires_grad_()
     branch = outputs.branches["a"]._replace(final=final)
     terms = task.losses(outputs._replace(branches={"a": branch}), targets, STAGE, 0.0)
-    (gradient,) = torch.autograd.grad(terms["focal/a"], final)
+    (gradient,) = torch.autograd.grad(terms["quality/a"], final)
     return gradient[0, 0]
 
 
@@ -156,7 +156,7 @@ def test_where_somebody_is_cut_off_a_find_is_not_punished(drawn_folder: Path) ->
         "ignored": torch.tensor([[True]]),
         "partial": torch.zeros(1, 1, 1, dtype=torch.bool),
     }
-    gradient = focal_by_cell(targets, RECIPE, load_coco(drawn_folder, "train"))
+    gradient = centre_loss_by_cell(targets, RECIPE, load_coco(drawn_folder, "train"))
     assert gradient[:8, :8].abs().max() == 0  # 64 pixels of stride 8
     assert (gradient[8:] > 0).all()
     assert (gradient[:, 8:] > 0).all()
@@ -169,7 +169,7 @@ def test_a_mosaics_partly_annotated_quarters_weigh_less(drawn_folder: Path) -> N
         "ignored": torch.tensor([[False]]),
         "partial": torch.tensor([[[False, True], [False, False]]]),
     }
-    gradient = focal_by_cell(targets, RECIPE, load_coco(drawn_folder, "train"))
+    gradient = centre_loss_by_cell(targets, RECIPE, load_coco(drawn_folder, "train"))
     torch.testing.assert_close(gradient[:8, 8:], PARTIAL_NEGATIVE_WEIGHT * gradient[:8, :8])
     torch.testing.assert_close(gradient[8:], gradient[:8, :8].repeat(1, 2))
 
