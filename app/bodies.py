@@ -32,7 +32,7 @@ async def _from_form(request: Request, max_images: int) -> list[bytes]:
                 raise BadParameter(f"the form's fields are files named image, {name[:100]!r} is not")
         uploads = [value for value in form.getlist("image") if isinstance(value, UploadFile)]
         if not uploads:
-            raise BadParameter("the form has no file named image")
+            raise BadParameter("the form has no file named image, or it is cut short")
         if len(uploads) > max_images:
             raise TooLarge(f"{len(uploads)} pictures in one request, at most {max_images} allowed")
         return [await upload.read() for upload in uploads]

@@ -62,6 +62,7 @@ def serve(
         create_app(settings),
         host=settings.host,
         port=settings.port,
+        forwarded_allow_ips=list(settings.trusted_proxies),
         log_config=None,  # its lines go where ours go
         access_log=False,  # our own log line has the request's id and its time
         ws=WebSocketProtocol,

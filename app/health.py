@@ -8,11 +8,12 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from app import metrics
 from app.models import Network
 from app.pipeline import Pipeline
-from app.routes import json_response
+from app.routes import json_response, problems
 
 router = APIRouter()
 Answer = TypeVar("Answer", bound=Callable[..., Any])
 
+UNKNOWN_MODEL = problems({404: "No such model"})
 DATATYPES = {"uint8": "UINT8", "float32": "FP32", "float16": "FP16"}
 
 
@@ -63,7 +64,7 @@ async def server() -> dict[str, Any]:
     return {"name": "okdhp", "version": metrics.package_version(), "extensions": []}
 
 
-@router.get("/v2/models/{name}")
+@router.get("/v2/models/{name}", responses=UNKNOWN_MODEL)
 async def model(request: Request, name: str) -> dict[str, Any]:
     """Inputs and outputs of one network, `pose` or `detector` (Open Inference Protocol)."""
     network = _network(request, name)
@@ -76,11 +77,11 @@ async def model(request: Request, name: str) -> dict[str, Any]:
     }
 
 
-@router.get("/v2/models/{name}/ready", responses={503: {"description": "Not ready"}})
+@router.get("/v2/models/{name}/ready", responses={**UNKNOWN_MODEL, 503: {"description": "Not ready"}})
 async def model_ready(request: Request, name: str) -> Response:
     """Whether one network is ready (Open Inference Protocol)."""
     _network(request, name)
-    is_ready = request.app.state.pipeline.ready
+    is_ready = request.app.state.pipeline.network_ready(name)
     return json_response({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
 

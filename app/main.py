@@ -58,6 +58,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.watch_gpu()
     yield
     await pipeline.close()
+    metrics.end_process()
 
 
 async def _pose_error(request: Request, error: Any) -> Response:
@@ -93,6 +94,12 @@ class Page(StaticFiles):
             await super().__call__(scope, receive, send)
         else:
             await scope["app"].router.not_found(scope, receive, send)
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """The file, to be asked for anew each time (a 304 is cheap): its modules must be of one version."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 class OneLineStart:

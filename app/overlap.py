@@ -32,13 +32,12 @@ def _shared(boxes: Array, others: Array) -> tuple[Array, Array, Array]:
 def oks(
     keypoints: NDArray[np.floating], others: NDArray[np.floating], seen: NDArray[np.bool_], size_px: Array | float
 ) -> Array:
-    """Object keypoint similarity (...), 0..1, of a pose (17, 2) to others (..., 17, 2) over the points `seen` (17,).
+    """Object keypoint similarity (...), 0..1, of poses (..., 17, 2) to others (..., 17, 2) over the points `seen`.
 
-    `size_px` (...) is the square root of the person's area. With no point in common it is 0. After COCO's evaluation
-    code.
+    `seen` (..., 17), and `size_px` (...), the square root of the person's area. With no point in common it is 0. All
+    shapes are broadcast. After COCO's evaluation code.
     """
-    if not seen.any():
-        return np.zeros(others.shape[:-2])
-    squared = ((keypoints - others)[..., seen, :] ** 2).sum(axis=-1)  # (..., seen)
-    spread = 2 * OKS_SIGMAS[seen] * np.asarray(size_px)[..., None]
-    return np.asarray(np.exp(-squared / (2 * spread**2)).mean(axis=-1))
+    squared = ((keypoints - others) ** 2).sum(axis=-1)  # (..., 17)
+    spread = 2 * OKS_SIGMAS * np.asarray(size_px)[..., None]
+    similarity = np.exp(-squared / (2 * spread**2)) * seen
+    return np.asarray(similarity.sum(axis=-1) / np.maximum(seen.sum(axis=-1), 1))

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -98,7 +99,7 @@ class Pipeline:
         )
         self.pose_network = PoseNetwork(load(settings.pose_model))
         self.detector = DetectorNetwork(load(settings.detector_model))
-        self._failures = 0
+        self._failures: Counter[str] = Counter()  # of each network, in a row
         self._pose_batcher = self._batcher(self.pose_network, self.pose_network.run)
         self._detect_batcher = self._batcher(self.detector, self.detector.run)
         workers = available_cpus() + 1
@@ -115,7 +116,11 @@ class Pipeline:
     @property
     def ready(self) -> bool:
         """Every network loaded and warmed, none failing, and not shutting down."""
-        return self._warm and not self._closed and self._failures < FAILURES_UNTIL_UNREADY
+        return all(map(self.network_ready, self.networks))
+
+    def network_ready(self, name: str) -> bool:
+        """Whether one of `networks` is warmed and not failing, and the service not shutting down."""
+        return self._warm and not self._closed and self._failures[name] < FAILURES_UNTIL_UNREADY
 
     @property
     def draining(self) -> bool:
@@ -233,7 +238,7 @@ class Pipeline:
         )
 
     def _observe(self, model: str, report: BatchReport) -> None:
-        self._failures = 0 if report.ok else self._failures + 1
+        self._failures[model] = 0 if report.ok else self._failures[model] + 1
         metrics.batch_size.labels(model).observe(report.size)
         metrics.inference_seconds.labels(model).observe(report.ran_s)
         for queued_s in report.queued_s:

@@ -18,7 +18,7 @@ from app.errors import BadParameter, SlowBody
 from app.geometry import Image
 from app.models import Network
 from app.pipeline import Options, People, Pipeline, before
-from app.schemas import ImageBody, PoseAnswer, PoseAnswers, PoseParameters, Problem
+from app.schemas import AnyAnswer, ImageBody, PoseParameters, Problem
 from app.settings import Settings
 
 router = APIRouter()
@@ -40,9 +40,17 @@ BODY = {
         },
     }
 }
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
-    for status, text in {
+Responses = dict[int | str, dict[str, Any]]
+
+
+def problems(texts: dict[int, str]) -> Responses:
+    """What the OpenAPI document says of the errors with these statuses."""
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {status: {"description": text, "content": content} for status, text in texts.items()}
+
+
+PROBLEMS = problems(
+    {
         400: "Not a picture, truncated, or damaged",
         401: "API key missing or wrong",
         408: "The body took too long to arrive",
@@ -53,8 +61,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         500: "Inference failed",
         503: "Queue full, or shutting down; see Retry-After",
         504: "No answer within the time allowed",
-    }.items()
-}
+    }
+)
 
 
 def json_response(content: Any, status: int = 200) -> Response:
@@ -78,7 +86,7 @@ async def admit(request: Request) -> None:
         Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
         Security(HTTPBearer(auto_error=False)),
     ],
-    response_model=PoseAnswer | PoseAnswers,
+    response_model=AnyAnswer,
     responses={200: {"content": {"image/jpeg": PICTURE}}, **PROBLEMS},
     openapi_extra=BODY,
 )

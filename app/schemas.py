@@ -133,6 +133,46 @@ class PoseAnswers(BaseModel):
     results: list[PoseAnswer]
 
 
+class CocoPerson(BaseModel):
+    """One person of `format=coco`: an entry of a COCO result file. image_id counts the request's pictures from 0."""
+
+    image_id: int
+    category_id: Literal[1]
+    bbox: tuple[float, float, float, float] = Field(description="x, y, width, height")
+    keypoints: list[float] = Field(description="x, y, score, 17 times over", min_length=51, max_length=51)
+    score: Share
+
+
+class OpenPosePerson(BaseModel):
+    """One person of `format=openpose`: 18 points as x, y, confidence; of the other parts it has none."""
+
+    person_id: list[int]
+    pose_keypoints_2d: list[float] = Field(min_length=54, max_length=54)
+    face_keypoints_2d: list[float]
+    hand_left_keypoints_2d: list[float]
+    hand_right_keypoints_2d: list[float]
+    pose_keypoints_3d: list[float]
+    face_keypoints_3d: list[float]
+    hand_left_keypoints_3d: list[float]
+    hand_right_keypoints_3d: list[float]
+
+
+class OpenPoseAnswer(BaseModel):
+    """The people of one picture, as OpenPose writes them."""
+
+    version: float
+    people: list[OpenPosePerson]
+
+
+class OpenPoseAnswers(BaseModel):
+    """The same for several pictures, in their order."""
+
+    results: list[OpenPoseAnswer]
+
+
+AnyAnswer = PoseAnswer | PoseAnswers | list[CocoPerson] | OpenPoseAnswer | OpenPoseAnswers
+
+
 class ImageBody(BaseModel):
     """The JSON way to send a picture: base64, with or without a `data:image/...;base64,` prefix."""
 

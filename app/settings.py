@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     body_timeout_s: Seconds = Field(30.0, description="time for a request's body to arrive")
     api_keys: CommaSeparated = Field((), repr=False, description="accepted keys, comma-separated; empty: open to all")
     rate_limit_per_minute: int = Field(0, ge=0, description="requests of one client; 0: no limit")
+    trusted_proxies: CommaSeparated = Field(
+        ("127.0.0.1",), description="addresses or networks whose X-Forwarded-For says who the client is; * for all"
+    )
 
     stream_max_sessions: Count = Field(64, description="streams at a time")
     stream_max_sessions_per_address: Count = Field(8, description="streams at a time from one address")

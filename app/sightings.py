@@ -74,11 +74,13 @@ def skeletons(
 
 def distinct(skeletons: list[Skeleton]) -> list[Skeleton]:
     """Each person once: of two skeletons alike the detector's stays, or else the surer one."""
-    kept: list[Skeleton] = []
-    for one in sorted(skeletons, key=lambda one: (one.detector_score is None, -one.mean)):
-        if all(pose_fit(one, other) < SAME_SKELETON for other in kept):
-            kept.append(one)
-    return kept
+    surest = sorted(skeletons, key=lambda one: (one.detector_score is None, -one.mean))
+    same = pose_fit(surest, surest) >= SAME_SKELETON
+    kept: list[int] = []
+    for index in range(len(surest)):
+        if not same[index, kept].any():
+            kept.append(index)
+    return [surest[index] for index in kept]
 
 
 def body_box(seen: Array, image_wh: tuple[int, int]) -> Array | None:
@@ -115,9 +117,9 @@ def person_boxes(
     return found
 
 
-def size_px(box_xyxy: Array) -> float:
-    """The person's size: the square root of the box's area, at least one pixel."""
-    return float(np.sqrt(max((box_xyxy[2:] - box_xyxy[:2]).prod(), 1.0)))
+def sizes_px(boxes_xyxy: Array) -> Array:
+    """People's sizes (...): the square roots of the areas of their boxes (..., 4), at least one pixel."""
+    return np.asarray(np.sqrt(np.maximum((boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(axis=-1), 1.0)))
 
 
 def box_fit(boxes: Array, others: Array) -> Array:
@@ -125,9 +127,21 @@ def box_fit(boxes: Array, others: Array) -> Array:
     return np.maximum(iou(boxes, others), nesting(boxes, others) - NESTED_LESS)
 
 
-def pose_fit(one: Skeleton, other: Skeleton) -> float:
-    """OKS over the keypoints seen in both; the area is the smaller box's."""
-    both = one.seen & other.seen
-    if both.sum() < FEWEST_SEEN:
-        return 0.0
-    return float(oks(one.keypoints, other.keypoints, both, min(size_px(one.box_xyxy), size_px(other.box_xyxy))))
+def pose_fit(some: list[Skeleton], others: list[Skeleton]) -> Array:
+    """OKS (N, M) of N skeletons and M others over the keypoints seen in both; the area is the smaller box's.
+
+    All at once, as a crowd has thousands of pairs and a frame has milliseconds.
+    """
+    if not some or not others:
+        return np.zeros((len(some), len(others)))
+    keypoints, other_keypoints = (np.array([one.keypoints for one in group]) for group in (some, others))
+    seen, other_seen = (np.array([one.seen for one in group]) for group in (some, others))
+    sizes, other_sizes = (sizes_px(boxes(group)) for group in (some, others))
+    both = seen[:, None] & other_seen  # (N, M, 17)
+    similarity = oks(keypoints[:, None], other_keypoints, both, np.minimum(sizes[:, None], other_sizes))
+    return np.where(both.sum(axis=-1) >= FEWEST_SEEN, similarity, 0.0)
+
+
+def boxes(skeletons: list[Skeleton]) -> Array:
+    """Their boxes (N, 4)."""
+    return np.array([one.box_xyxy for one in skeletons], np.float64).reshape(-1, 4)

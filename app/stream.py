@@ -167,7 +167,7 @@ class Session:
             faults = error.errors(include_url=False, include_context=False, include_input=False)
             if faults[0]["type"] == "json_invalid":
                 raise End(1003, "text messages are JSON options; send frames as binary messages") from None
-            sentences = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults]
+            sentences = [": ".join([*(str(part) for part in fault["loc"]), fault["msg"]]) for fault in faults]
             raise BadParameter("; ".join(sentences)[:1000]) from None
         if (given.max_people or 0) > self._settings.max_people:
             raise BadParameter(f"max_people: at most {self._settings.max_people} here")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from app.sightings import Regions, Skeleton, box_fit, distinct, pose_fit, size_px, skeletons
+from app.sightings import Regions, Skeleton, box_fit, boxes, distinct, pose_fit, sizes_px, skeletons
 from app.smoothing import OneEuro
 
 Array = NDArray[np.float64]
@@ -96,7 +96,7 @@ class _Track:
     def _smoothed(self, found: Skeleton, time_s: float) -> Array:
         """Unseen keypoints are noise: they stay as they are, and their filters start afresh when they are seen."""
         seen = found.seen[:, None]
-        smooth = self.smooth(np.where(seen, found.keypoints, np.nan), time_s, size_px(found.box_xyxy))
+        smooth = self.smooth(np.where(seen, found.keypoints, np.nan), time_s, float(sizes_px(found.box_xyxy)))
         return np.where(seen, smooth, found.keypoints)
 
     def person(self) -> TrackedPerson:
@@ -154,7 +154,7 @@ class Tracker:
         `boxes_xyxy` (M, 4) and `scores` (M,) are the detector's, best first; without them it did not run. Changes
         nothing, so a frame that fails later does no harm.
         """
-        followed = np.array([track.at(time_s).box_xyxy for track in self._tracks]).reshape(-1, 4)
+        followed = boxes([track.at(time_s) for track in self._tracks])
         ran = boxes_xyxy is not None and scores is not None
         detected = np.zeros((0, 4)) if boxes_xyxy is None else np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
         certain = np.zeros(0) if scores is None else np.asarray(scores, np.float64)
@@ -164,9 +164,9 @@ class Tracker:
         ]
         known, new = [j for _, j in pairs], np.setdiff1d(np.arange(len(detected)), [j for _, j in pairs])
         overlooked = np.delete(followed, [i for i, _ in pairs], axis=0)
-        boxes = np.concatenate([detected[known], overlooked, detected[new]])
+        wanted = np.concatenate([detected[known], overlooked, detected[new]])
         origins = np.concatenate([certain[known], np.full(len(overlooked), np.nan), certain[new]])
-        return Regions(boxes[: self.max_regions], origins[: self.max_regions], ran)
+        return Regions(wanted[: self.max_regions], origins[: self.max_regions], ran)
 
     def update(
         self, time_s: float, image_wh: tuple[int, int], regions: Regions, keypoints: Floats, scores: Floats
@@ -199,8 +199,7 @@ class Tracker:
 
     def _follow(self, time_s: float, found: list[Skeleton]) -> tuple[list[Skeleton], bool]:
         """Give each track its skeleton. Returns what is left over, and whether anybody was lost or came back."""
-        likeness = np.array([[_likeness(track, time_s, one) for one in found] for track in self._tracks])
-        likeness = likeness.reshape(len(self._tracks), len(found))
+        likeness = _likeness(self._tracks, time_s, found)
         pairs = {int(i): int(j) for i, j in zip(*linear_sum_assignment(likeness, maximize=True), strict=True)}
         taken, turned = set(), False
         for index, track in enumerate(self._tracks):
@@ -236,11 +235,12 @@ def _eased(before: Array, now: Array) -> Array:
     return np.concatenate([low, high])
 
 
-def _likeness(track: _Track, time_s: float, found: Skeleton) -> float:
-    """How well `found` fits a track, 0..1: pose tells apart people who overlap, boxes forgive a fast limb.
+def _likeness(tracks: list[_Track], time_s: float, found: list[Skeleton]) -> Array:
+    """How well (N, M) each of `found` fits each track, 0..1.
 
-    A lost person stands back: where one passes in front of another, both have the same place and only one is seen.
+    Pose tells apart people who overlap, boxes forgive a fast limb. A lost person stands back: where one passes in front
+    of another, both have the same place and only one is seen.
     """
-    place = track.at(time_s)
-    fit = (pose_fit(place, found) + float(box_fit(place.box_xyxy[None], found.box_xyxy[None])[0, 0])) / 2
-    return fit * LOST_FIT if track.lost else fit
+    places = [track.at(time_s) for track in tracks]
+    fit = (pose_fit(places, found) + box_fit(boxes(places), boxes(found))) / 2
+    return fit * np.array([LOST_FIT if track.lost else 1.0 for track in tracks]).reshape(-1, 1)

@@ -20,6 +20,25 @@ const capture = new Capture();
 
 let show = { kind: "idle" }; // or "picture" {image, size}, "live" {size, mirrored, camera, url, stream, meter, ...}
 let people = { list: [], size: { width: 1, height: 1 }, at: 0 };
+let key = noted();
+
+/** The API key noted earlier in this tab; null where there is none, or the browser keeps no site data. */
+function noted() {
+  try {
+    return sessionStorage.getItem(KEY);
+  } catch {
+    return null;
+  }
+}
+
+function note(text) {
+  key = text;
+  try {
+    sessionStorage.setItem(KEY, text);
+  } catch {
+    // Then it lasts as long as the page.
+  }
+}
 
 // --- what is shown --------------------------------------------------------------------------------------------------
 
@@ -124,7 +143,7 @@ async function showPicture(file) {
   try {
     const data = isAccepted(file) ? file : await capture.encode(image, size, PICTURE_SIDE_PX);
     const started = performance.now();
-    const answer = await findPeople(data, sessionStorage.getItem(KEY));
+    const answer = await findPeople(data, key);
     if (show !== ours) return;
     people = { list: answer.people.map(countedFromOne), size: answer.image, at: performance.now() };
     $("latency").textContent = rounded(performance.now() - started);
@@ -165,15 +184,18 @@ async function showCamera(deviceId) {
 
 async function showVideo(file) {
   goIdle();
+  const waiting = show; // the user may choose something else while it is opened
+  say("Opening the video…");
   const url = URL.createObjectURL(file);
   try {
     video.src = url;
     video.loop = true;
     await video.play();
+    if (show !== waiting) return URL.revokeObjectURL(url);
     if (!video.videoWidth) throw new Error("no pictures in it");
   } catch {
     URL.revokeObjectURL(url);
-    goIdle("This browser cannot play that video. An MP4 (H.264) or WebM file will do.");
+    if (show === waiting) goIdle("This browser cannot play that video. An MP4 (H.264) or WebM file will do.");
     return;
   }
   startLive({ url, mirrored: false });
@@ -189,6 +211,9 @@ function startLive(source) {
 
 function connect() {
   const ours = show;
+  ours.stream?.close();
+  ours.stream = null;
+  if (document.hidden) return; // until somebody looks at it
   const on = {
     answer: (answer, roundTripMs) => take(ours, answer, roundTripMs),
     problem: (error) => toast(error.status === 503 ? "The server is busy." : `${error.title}.`),
@@ -198,7 +223,7 @@ function connect() {
       say(name === "open" ? "Connected." : sentence);
     },
   };
-  show.stream = new PoseStream(on, sessionStorage.getItem(KEY));
+  ours.stream = new PoseStream(on, key);
 }
 
 function take(ours, answer, roundTripMs) {
@@ -265,7 +290,7 @@ $("stop").addEventListener("click", () => {
 $("file").addEventListener("change", () => showFile($("file").files[0]));
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem(KEY, $("key").value.trim());
+  note($("key").value.trim());
   goIdle();
   say("Key noted. Choose what to look at.");
   $("use-camera").focus();

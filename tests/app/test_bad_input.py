@@ -253,7 +253,7 @@ def test_a_failing_network_is_a_500_without_internals_and_later_unready(tiny_mod
         batcher._run = fail
         for _ in range(3):
             with refused_while_busy(server, "model_error"):
-                answer = server.client.post("/pose?boxes=0,0,9,9", content=PERSON)
+                answer = server.client.post("/pose", content=PERSON)
                 assert_problem(answer, 500)
                 assert "secret" not in answer.text
         assert server.client.get("/readyz").status_code == 503

@@ -1,10 +1,12 @@
 """The command line."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from serving import encoded, picture
 from typer.testing import CliRunner
@@ -65,6 +67,28 @@ def test_serve_without_its_networks_stops_in_one_line_and_no_traceback(monkeypat
     stopped = subprocess.run([sys.executable, "-m", "app.cli", "serve"], capture_output=True, text=True, check=False)
     assert stopped.returncode == 3
     assert '"event": "absent.onnx: no such model file"' in stopped.stderr and "Traceback" not in stopped.stderr
+
+
+@pytest.mark.usefixtures("with_tiny_models")
+@pytest.mark.parametrize(("trusted", "second"), [("127.0.0.1", 422), ("192.0.2.1", 429)])
+def test_who_a_client_is_only_a_trusted_proxy_can_say(
+    monkeypatch: pytest.MonkeyPatch, trusted: str, second: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for name, value in {"PORT": str(port), "TRUSTED_PROXIES": trusted, "RATE_LIMIT_PER_MINUTE": "1"}.items():
+        monkeypatch.setenv(f"POSE_{name}", value)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
+    with subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], stderr=subprocess.DEVNULL) as service:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=12)) as client:
+                asked = [
+                    client.post("/pose", files={"picture": b""}, headers={"X-Forwarded-For": address}).status_code
+                    for address in ("198.51.100.1", "198.51.100.2")
+                ]
+        finally:
+            service.terminate()
+    assert asked == [422, second]
 
 
 def test_serve_help_lists_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 import tiny
+from pydantic import TypeAdapter
 from serving import Server, encoded, picture, running
 
-from app.schemas import PoseAnswer, PoseAnswers
+from app.schemas import CocoPerson, OpenPoseAnswer, OpenPoseAnswers, PoseAnswer, PoseAnswers
 from app.settings import Settings
 from app.skeleton import KEYPOINT_NAMES
 
@@ -127,6 +128,25 @@ def test_coco_results_are_what_coco_tools_read(server: Server) -> None:
         assert row["category_id"] == 1 and row["score"] == person["score"]
 
 
+@pytest.mark.parametrize(
+    ("format", "one", "several"),
+    [
+        ("native", PoseAnswer, PoseAnswers),
+        ("coco", list[CocoPerson], list[CocoPerson]),
+        ("openpose", OpenPoseAnswer, OpenPoseAnswers),
+    ],
+)
+def test_every_format_is_as_the_openapi_document_has_it(server: Server, format: str, one: Any, several: Any) -> None:
+    document = server.client.get("/openapi.json").json()
+    declared = document["paths"]["/pose"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"]
+    files = [("image", ("a.png", encoded(TWO_PEOPLE), "image/png"))] * 2
+    answers = ask(server, format=format), server.client.post("/pose", files=files, params={"format": format}).json()
+    for answer, kind in zip(answers, (one, several), strict=True):
+        TypeAdapter(kind).validate_python(answer, extra="forbid")
+        name = getattr(kind, "__args__", (kind,))[0].__name__
+        assert any(name in str(schema) for schema in declared)
+
+
 def test_openpose_has_eighteen_points_with_the_neck_between_the_shoulders(server: Server) -> None:
     native, shaped = ask(server)["people"], ask(server, format="openpose")
     assert shaped["version"] == 1.3
@@ -187,6 +207,20 @@ def test_models_are_described(server: Server) -> None:
     }
     assert server.client.get("/v2/models/pose/ready").json() == {"name": "pose", "ready": True}
     assert server.client.get("/v2/models/nobody").status_code == 404
+
+
+def test_a_model_that_does_not_exist_is_told_as_documented(server: Server) -> None:
+    responses = server.client.get("/openapi.json").json()["paths"]["/v2/models/{name}"]["get"]["responses"]
+    answer = server.client.get("/v2/models/hands")
+    assert answer.status_code == 404 and answer.headers["content-type"] in responses["404"]["content"]
+
+
+@pytest.mark.parametrize("path", ["/", "/main.js"])
+def test_a_browser_asks_anew_for_the_page_and_is_told_when_it_has_not_changed(server: Server, path: str) -> None:
+    first = server.client.get(path)
+    assert first.headers["cache-control"] == "no-cache"
+    again = server.client.get(path, headers={"If-None-Match": first.headers["etag"]})
+    assert again.status_code == 304
 
 
 def test_the_openapi_document_declares_inputs_answers_and_errors(server: Server) -> None:

@@ -32,3 +32,15 @@ def test_several_worker_processes_are_added_up(tmp_path: Path) -> None:
         [sys.executable, "-c", show], cwd=ROOT, env=environment, check=True, capture_output=True
     ).stdout
     assert b'pose_rejected_total{reason="x"} 2.0' in text
+
+
+def test_a_worker_that_ended_leaves_its_counts_and_not_its_streams(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    work = "from app import metrics; metrics.stream_sessions.inc(); metrics.rejected.labels('x').inc(); "
+    subprocess.run([sys.executable, "-c", work + "metrics.end_process()"], cwd=ROOT, env=environment, check=True)
+    lives = work + "print(metrics.exposition().decode())"
+    text = subprocess.run(
+        [sys.executable, "-c", lives], cwd=ROOT, env=environment, check=True, capture_output=True
+    ).stdout
+    assert b"pose_stream_sessions 1.0" in text
+    assert b'pose_rejected_total{reason="x"} 2.0' in text

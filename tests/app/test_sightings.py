@@ -1,6 +1,7 @@
 import numpy as np
 
-from app.sightings import body_box, person_boxes
+from app.sightings import FEWEST_SEEN, Skeleton, body_box, distinct, person_boxes, pose_fit, sizes_px
+from app.skeleton import OKS_SIGMAS
 
 DETECTED = np.array([[10, 10, 50, 90]], np.float32)
 
@@ -48,3 +49,40 @@ def test_boxes_stay_inside_the_picture_and_nobody_has_none() -> None:
     found = person_boxes(DETECTED, skeleton(-40, 240), np.full((1, 17), 0.9), (100, 95))
     assert (found >= 0).all() and (found <= [100, 95, 100, 95]).all()
     assert person_boxes(DETECTED[:0], skeleton(0, 1)[:0], np.ones((0, 17)), (100, 95)).shape == (0, 4)
+
+
+def crowd(count: int) -> list[Skeleton]:
+    """People of several sizes, some nearly on top of each other, of each some keypoints hardly seen."""
+    random = np.random.default_rng(0)
+    people = []
+    for number in range(count):
+        corner, size = random.uniform(0, 60, 2), random.uniform(50, 100)
+        keypoints = corner + skeleton(0, float(size))[0] + random.normal(0, 3, (17, 2))
+        scores = np.where(random.random(17) < 0.4, 0.01, 0.9)
+        people.append(Skeleton(np.concatenate([corner, corner + size]), keypoints, scores, 0.5 if number % 2 else None))
+    return people
+
+
+def test_a_crowd_is_compared_as_one_pair_after_the_other_would_be() -> None:
+    people, others = crowd(12), crowd(12)[3:8]
+    fits = pose_fit(people, others)
+    for i, one in enumerate(people):
+        for j, other in enumerate(others):
+            both = one.seen & other.seen
+            size = min(sizes_px(one.box_xyxy), sizes_px(other.box_xyxy))
+            squared = ((one.keypoints - other.keypoints)[both] ** 2).sum(1)
+            spread = 2 * OKS_SIGMAS[both] * size
+            by_hand = np.exp(-squared / (2 * spread**2)).mean() if both.sum() >= FEWEST_SEEN else 0.0
+            np.testing.assert_allclose(fits[i, j], by_hand)
+    assert pose_fit([], people).shape == (0, 12) and pose_fit(people, []).shape == (12, 0)
+
+
+def test_of_skeletons_alike_the_detector_s_stays_and_then_the_surer() -> None:
+    one, other, third = crowd(1)[0], crowd(1)[0], crowd(1)[0]
+    sure = Skeleton(one.box_xyxy, one.keypoints, one.scores, None)
+    unsure = Skeleton(other.box_xyxy, other.keypoints, other.scores * 0.8, None)
+    detected = Skeleton(third.box_xyxy, third.keypoints, third.scores * 0.7, 0.3)
+    far = Skeleton(one.box_xyxy + 500, one.keypoints + 500, one.scores * 0.6, None)
+    assert distinct([unsure, sure, far]) == [sure, far]
+    assert distinct([unsure, far, sure, detected]) == [detected, far]
+    assert distinct([]) == []

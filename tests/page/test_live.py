@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvicorn
 from pages import PERSON, show
-from serving import encoded, picture, running
+from serving import Server, encoded, picture, running
 
 from app.main import create_app
 from app.settings import Settings
@@ -91,20 +91,63 @@ def test_a_slow_server_does_not_freeze_the_video(open_page, tiny_models):
         expect(page.locator("#people")).to_have_text("1")
 
 
+HIDE = """(hidden) => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def sessions_become(server: Server, count: int) -> bool:
+    """Whether that many streams are open before long."""
+    pause = threading.Event()
+    return any(server.metric("pose_stream_sessions") == count or pause.wait(0.05) for _ in range(200))
+
+
 def test_a_hidden_tab_sends_nothing_and_goes_on_when_shown(open_page, tiny_models):
-    hide = """(hidden) => {
-      Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
-      document.dispatchEvent(new Event("visibilitychange"));
-    }"""
     with running(Settings(provider="cpu", **tiny_models)) as quiet:
         page = open_page(quiet.url)
         page.click("#use-camera")
         expect(page.locator("#people")).to_have_text("1")
-        page.evaluate(hide, True)
-        pause = threading.Event()
-        assert any(quiet.metric("pose_stream_sessions") == 0 or pause.wait(0.05) for _ in range(200))
-        page.evaluate(hide, False)
-        assert any(quiet.metric("pose_stream_sessions") == 1 or pause.wait(0.05) for _ in range(200))
+        page.evaluate(HIDE, True)
+        assert sessions_become(quiet, 0)
+        page.evaluate(HIDE, False)
+        assert sessions_become(quiet, 1)
+
+
+def test_a_camera_that_starts_in_a_hidden_tab_waits_and_leaves_no_stream_behind(open_page, tiny_models):
+    with running(Settings(provider="cpu", **tiny_models)) as quiet:
+        page = open_page(quiet.url)
+        page.evaluate(HIDE, True)  # the user looked elsewhere while the browser asked
+        page.click("#use-camera")
+        expect(page.locator("body")).to_have_attribute("data-state", "live")
+        assert quiet.metric("pose_stream_sessions") == 0
+        page.evaluate(HIDE, False)
+        expect(page.locator("#people")).to_have_text("1")
+        page.click("#stop")
+        assert sessions_become(quiet, 0)
+
+
+NEVER_PLAYS = "HTMLMediaElement.prototype.play = () => new Promise((_, reject) => { window.giveUp = reject; });"
+
+
+def test_what_is_chosen_while_a_video_is_opened_stays(open_page):
+    page = open_page(script=NEVER_PLAYS)
+    show(page, b"slow", "slow.webm", "video/webm")
+    expect(page.get_by_role("status")).to_have_text("Opening the video…")
+    show(page, encoded(picture(640, 480, (PERSON,))))
+    expect(page.locator("#people")).to_have_text("1")
+    page.evaluate("giveUp(new DOMException('interrupted', 'AbortError'))")
+    page.wait_for_timeout(100)
+    assert page.locator("body").get_attribute("data-state") == "picture"
+
+
+def test_a_browser_that_keeps_no_site_data_still_shows_the_camera(open_page):
+    blocked = (
+        "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('', 'SecurityError'); } });"
+    )
+    page = open_page(script=blocked)
+    page.click("#use-camera")
+    expect(page.locator("#people")).to_have_text("1")
 
 
 @contextmanager
