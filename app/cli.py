@@ -50,26 +50,11 @@ def serve(
     port: Annotated[int | None, typer.Option(help="overrides POSE_PORT")] = None,
 ) -> None:
     """Start the service; every setting is an environment variable."""
-    import uvicorn
-
-    from app import logs
-    from app.main import create_app
-    from app.websocket import WebSocketProtocol
+    from app import logs, server
 
     settings = _load(host=host, port=port)
     logs.configure(settings.log_level)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        forwarded_allow_ips=list(settings.trusted_proxies),
-        log_config=None,  # its lines go where ours go
-        access_log=False,  # our own log line has the request's id and its time
-        ws=WebSocketProtocol,
-        ws_max_size=settings.stream_max_message_bytes,
-        ws_per_message_deflate=False,  # pictures are compressed already
-        timeout_graceful_shutdown=30,
-    )
+    server.serve(settings)
 
 
 @app.command()

@@ -105,6 +105,7 @@ class Pipeline:
         workers = available_cpus() + 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="picture")
         self._in_pool = 0
+        self._draining = False
         self._closed = False
         self._warm = False
 
@@ -120,12 +121,16 @@ class Pipeline:
 
     def network_ready(self, name: str) -> bool:
         """Whether one of `networks` is warmed and not failing, and the service not shutting down."""
-        return self._warm and not self._closed and self._failures[name] < FAILURES_UNTIL_UNREADY
+        return self._warm and not self.draining and self._failures[name] < FAILURES_UNTIL_UNREADY
 
     @property
     def draining(self) -> bool:
-        """Whether the service is about to stop."""
-        return self._closed
+        """Whether the service is about to stop: what is under way is answered, nothing new is to be begun."""
+        return self._draining or self._closed
+
+    def drain(self) -> None:
+        """Say from now on that the service is about to stop."""
+        self._draining = True
 
     async def warm(self) -> None:
         """Run every network at every batch size once. Raises StartError if one doesn't do what its kind should."""

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from app import formats, metrics, render
 from app.access import check_key, given_key
 from app.bodies import read_pictures
-from app.errors import BadParameter, SlowBody
+from app.errors import BadParameter, Draining, SlowBody
 from app.geometry import Image
 from app.models import Network
 from app.pipeline import Options, People, Pipeline, before
@@ -71,8 +71,13 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 async def admit(request: Request) -> None:
-    """Let in who has a key, and not too often. Raises Unauthorized or RateLimited."""
+    """Let in who has a key, and not too often, unless the service is to stop.
+
+    Raises Draining, Unauthorized or RateLimited.
+    """
     settings: Settings = request.app.state.settings
+    if request.app.state.pipeline.draining:
+        raise Draining()
     key = given_key(request.headers)
     check_key(key, settings.api_keys)
     address = request.client.host if request.client else "unknown"

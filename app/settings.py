@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     body_timeout_s: Seconds = Field(30.0, description="time for a request's body to arrive")
     api_keys: CommaSeparated = Field((), repr=False, description="accepted keys, comma-separated; empty: open to all")
     rate_limit_per_minute: int = Field(0, ge=0, description="requests of one client; 0: no limit")
+    drain_s: float = Field(
+        5.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="after SIGTERM new work gets a 503 for so long, then the doors close",
+    )
     trusted_proxies: CommaSeparated = Field(
         ("127.0.0.1",), description="addresses or networks whose X-Forwarded-For says who the client is; * for all"
     )

@@ -189,6 +189,8 @@ class Session:
         while True:
             frame = await self._mailbox.take()
             try:
+                if self._pipeline.draining:
+                    raise Draining()
                 answer = await self._people_of(frame)
             except Draining:
                 raise End(1012, "the service restarts; connect again") from None

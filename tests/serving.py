@@ -12,6 +12,7 @@ import numpy as np
 import uvicorn
 from numpy.typing import NDArray
 
+from app.connection import HttpProtocol
 from app.main import create_app
 from app.settings import Settings
 from app.websocket import WebSocketProtocol
@@ -39,7 +40,7 @@ class Server:
 def running(settings: Settings) -> Iterator[Server]:
     """The service on a free port, in a thread, until the block ends."""
     app = create_app(settings)
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws=WebSocketProtocol)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", http=HttpProtocol, ws=WebSocketProtocol)
     server = uvicorn.Server(config)
     socket = config.bind_socket()
     socket.listen()  # so that a first request finds a queue even before the server takes it over

@@ -232,7 +232,7 @@ def test_no_answer_in_time_is_a_504_and_the_network_goes_on(tiny_models: dict[st
 
 def test_while_shutting_down_new_pictures_are_refused_and_readiness_fails(tiny_models: dict[str, Path]) -> None:
     with running(settings(tiny_models)) as server:
-        server.app.state.pipeline._closed = True
+        server.app.state.pipeline.drain()
         with refused_while_busy(server, "draining"):
             answer = server.client.post("/pose", content=PERSON)
             assert_problem(answer, 503)

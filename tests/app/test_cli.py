@@ -1,9 +1,12 @@
 """The command line."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -69,26 +72,58 @@ def test_serve_without_its_networks_stops_in_one_line_and_no_traceback(monkeypat
     assert '"event": "absent.onnx: no such model file"' in stopped.stderr and "Traceback" not in stopped.stderr
 
 
-@pytest.mark.usefixtures("with_tiny_models")
+@pytest.fixture
+def serve(
+    monkeypatch: pytest.MonkeyPatch, with_tiny_models: None
+) -> Callable[..., AbstractContextManager[tuple[subprocess.Popen[bytes], httpx.Client]]]:
+    """Starts `okdhp serve` with these settings in a process of its own, and a client for it."""
+
+    @contextmanager
+    def started(**settings: object) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        for name, value in {"port": port, "drain_s": 0, **settings}.items():
+            monkeypatch.setenv(f"POSE_{name.upper()}", str(value))
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
+        command = [sys.executable, "-m", "app.cli", "serve"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                retrying = httpx.HTTPTransport(retries=12)  # the longer the more often it failed: minutes in all
+                with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=retrying, timeout=60) as client:
+                    assert client.get("/readyz").status_code == 200
+                    yield process, client
+            finally:
+                process.kill()
+
+    return started
+
+
 @pytest.mark.parametrize(("trusted", "second"), [("127.0.0.1", 422), ("192.0.2.1", 429)])
-def test_who_a_client_is_only_a_trusted_proxy_can_say(
-    monkeypatch: pytest.MonkeyPatch, trusted: str, second: int
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    for name, value in {"PORT": str(port), "TRUSTED_PROXIES": trusted, "RATE_LIMIT_PER_MINUTE": "1"}.items():
-        monkeypatch.setenv(f"POSE_{name}", value)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
-    with subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], stderr=subprocess.DEVNULL) as service:
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=12)) as client:
-                asked = [
-                    client.post("/pose", files={"picture": b""}, headers={"X-Forwarded-For": address}).status_code
-                    for address in ("198.51.100.1", "198.51.100.2")
-                ]
-        finally:
-            service.terminate()
+def test_who_a_client_is_only_a_trusted_proxy_can_say(serve, trusted: str, second: int) -> None:
+    with serve(trusted_proxies=trusted, rate_limit_per_minute=1) as (_, client):
+        asked = [
+            client.post("/pose", files={"picture": b""}, headers={"X-Forwarded-For": address}).status_code
+            for address in ("198.51.100.1", "198.51.100.2")
+        ]
     assert asked == [422, second]
+
+
+def test_a_service_that_is_to_stop_says_so_until_it_does(serve) -> None:
+    with serve(drain_s=3600) as (process, client):
+        process.send_signal(signal.SIGTERM)
+        while (ready := client.get("/readyz")).status_code == 200:
+            pass
+        assert ready.status_code == 503 and ready.json()["draining"] is True
+        refused = client.post("/pose", content=encoded(picture()), headers={"content-type": "image/png"})
+        assert refused.status_code == 503 and "retry-after" in refused.headers
+        process.send_signal(signal.SIGTERM)  # and again: at once
+        assert process.wait(60) == -signal.SIGTERM
+
+
+def test_a_service_closes_its_doors_when_it_has_drained(serve) -> None:
+    with serve(drain_s=0.2) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == -signal.SIGTERM
 
 
 def test_serve_help_lists_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,18 @@ def test_a_restart_closes_with_1012(tiny_models):
         assert close_of(stream)[0] == 1012
 
 
+def test_a_service_that_is_to_stop_closes_with_1012_at_the_next_frame_and_lets_nobody_stay(serve):
+    server = serve()
+    with open_stream(server) as stream:
+        ask(stream, ONE)
+        server.app.state.pipeline.drain()
+        stream.send(ONE)
+        assert close_of(stream)[0] == 1012
+    with open_stream(server) as stream:
+        stream.send(ONE)
+        assert close_of(stream)[0] == 1012
+
+
 def test_a_mistake_of_ours_closes_with_1011_and_tells_nothing(serve):
     server = serve()
 
