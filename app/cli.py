@@ -82,7 +82,7 @@ async def _predict(picture: Path, drawn: Path | None, settings: Settings) -> str
         await pipeline.close()
     if drawn is not None:
         drawn.write_bytes(render.to_jpeg(render.draw(image, result.people)))
-    answer = formats.native(image, result.people, pipeline.networks, result.timing_ms)
+    answer = formats.native(image.shape[1::-1], result.people, pipeline.networks, result.timing_ms)
     return orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from app.geometry import Floats, Image
+from app.geometry import Floats
 from app.models import Network
 from app.pipeline import Person
 from app.skeleton import KEYPOINT_NAMES
@@ -27,10 +27,10 @@ NO_PARTS: dict[str, list[float]] = {
 
 
 def native(
-    image: Image, people: Sequence[Person], networks: dict[str, Network], timing_ms: dict[str, float]
+    size_wh: tuple[int, int], people: Sequence[Person], networks: dict[str, Network], timing_ms: dict[str, float]
 ) -> dict[str, Any]:
     """One picture's answer, as schemas.PoseAnswer documents it."""
-    height, width = image.shape[:2]
+    width, height = size_wh
     return {
         "image": {"width": width, "height": height},
         "model": {task: {"name": network.name, "version": network.version} for task, network in networks.items()},

@@ -105,6 +105,8 @@ class Pipeline:
         workers = available_cpus() + 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="picture")
         self._in_pool = 0
+        self._places = asyncio.Semaphore(2 * settings.max_batch + workers)  # enough to fill the next batch meanwhile
+        self._without_place = 0
         self._draining = False
         self._closed = False
         self._warm = False
@@ -164,9 +166,39 @@ class Pipeline:
         queue_ms = detections.queue_ms + poses.queue_ms
         return People(found, {"queue": queue_ms, "detect": detections.run_ms, "pose": poses.run_ms})
 
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """A place for one decoded picture, which may hold a thousand times its bytes: all of a rush would fill memory.
+
+        Raises Overloaded where too many wait for one.
+        """
+        if self._without_place >= self._settings.max_waiting:
+            raise Overloaded()
+        self._without_place += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._without_place -= 1
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def off_loop(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `work` in the pool of threads; its own queue is bounded, too. Raises Overloaded or Draining."""
+        if self._closed:
+            raise Draining()
+        if self._in_pool >= self._settings.max_waiting:
+            raise Overloaded()
+        self._in_pool += 1
+        loop = asyncio.get_running_loop()
+        job = self._pool.submit(work, *args, **kwargs)
+        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._left_pool))  # a thread outlives its client
+        return await asyncio.wrap_future(job)
+
     async def decode(self, data: bytes) -> Image:
         """Bytes to an upright RGB picture, off the event loop. Raises as images.decode, and Overloaded."""
-        return await self._off_loop(_decode, data, self._settings.max_pixels)
+        return await self.off_loop(_decode, data, self._settings.max_pixels)
 
     async def detect(
         self, image: Image, *, min_score: float | None = None, max_people: int, deadline: float | None = None
@@ -178,7 +210,7 @@ class Pipeline:
         height, width = image.shape[:2]
         to_input = letterbox_matrix((width, height), self.detector.size_wh)
         async with before(deadline):
-            canvas = await self._off_loop(_letterbox, image, to_input, self.detector.size_wh)
+            canvas = await self.off_loop(_letterbox, image, to_input, self.detector.size_wh)
             answers = await self._detect_batcher.submit_all([canvas], deadline=deadline)
         started = time.perf_counter()
         least = self.detector.min_score if min_score is None else min_score
@@ -201,7 +233,7 @@ class Pipeline:
         size_wh = self.pose_network.size_wh
         to_crops = [crop_matrix(box, size_wh) for box in boxes_xyxy]
         async with before(deadline):
-            crops = await self._off_loop(_crops, image, to_crops, size_wh)
+            crops = await self.off_loop(_crops, image, to_crops, size_wh)
             answers = await self._pose_batcher.submit_all(crops, deadline=deadline)
         started = time.perf_counter()
         pairs = zip(answers.results, to_crops, strict=True)
@@ -216,18 +248,6 @@ class Pipeline:
         people = _people(boxes_xyxy, poses, person_scores(poses.scores))
         metrics.people_per_image.observe(len(people))
         return People(people, {"queue": poses.queue_ms, "detect": 0.0, "pose": poses.run_ms})
-
-    async def _off_loop(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `work` in the pool of threads; the pool's own queue is bounded, too."""
-        if self._closed:
-            raise Draining()
-        if self._in_pool >= self._settings.max_waiting:
-            raise Overloaded()
-        self._in_pool += 1
-        loop = asyncio.get_running_loop()
-        job = self._pool.submit(work, *args, **kwargs)
-        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._left_pool))  # a thread outlives its client
-        return await asyncio.wrap_future(job)
 
     def _left_pool(self) -> None:
         self._in_pool -= 1

@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response, Security
@@ -17,7 +18,7 @@ from app.bodies import read_pictures
 from app.errors import BadParameter, Draining, SlowBody
 from app.geometry import Image
 from app.models import Network
-from app.pipeline import Options, People, Pipeline, before
+from app.pipeline import Options, People, Person, Pipeline, before
 from app.schemas import AnyAnswer, ImageBody, PoseParameters, Problem
 from app.settings import Settings
 
@@ -111,11 +112,10 @@ async def pose(request: Request, parameters: Annotated[PoseParameters, Query()])
     deadline = asyncio.get_running_loop().time() + settings.request_deadline_ms / 1000
     room = asyncio.Semaphore(max(1, settings.max_waiting // settings.max_people))  # one request never fills the queue
     async with before(deadline):
-        answers = await _for_client(request, [estimate(pipeline, data, options, deadline, room) for data in pictures])
+        works = [estimate(pipeline, data, options, deadline, room, parameters.render) for data in pictures]
+        answers = await _for_client(request, works)
     if parameters.render == "jpeg":
-        image, result = answers[0]
-        drawn = await asyncio.to_thread(lambda: render.to_jpeg(render.draw(image, result.people)))
-        return Response(drawn, media_type="image/jpeg")
+        return Response(answers[0].drawn, media_type="image/jpeg")
     return json_response(_shaped(answers, parameters.format, pipeline.networks))
 
 
@@ -127,19 +127,38 @@ def refuse_repeated(request: Request) -> None:
         raise BadParameter(f"{', '.join(repeated)}: given more than once")
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What came of one picture: its size, its people, and the JPEG with them drawn in if that was asked for."""
+
+    size_wh: tuple[int, int]
+    found: People
+    drawn: bytes | None
+
+
 async def estimate(
-    pipeline: Pipeline, data: bytes, options: Options, deadline: float, room: asyncio.Semaphore
-) -> tuple[Image, People]:
+    pipeline: Pipeline,
+    data: bytes,
+    options: Options,
+    deadline: float,
+    room: asyncio.Semaphore,
+    rendered: Literal["json", "jpeg"] = "json",
+) -> Estimate:
     """One picture from its bytes to its people, once there is `room`; `timing_ms` has each stage and the total."""
     arrived = time.perf_counter()
-    async with room:
+    async with room, pipeline.place():
         started = time.perf_counter()
         image = await pipeline.decode(data)
         decoded = time.perf_counter()
         result = await pipeline.people(image, options, deadline)
+        drawn = await pipeline.off_loop(_draw, image, result.people) if rendered == "jpeg" else None
     total_ms = (time.perf_counter() - arrived) * 1e3
     timing_ms = {"decode": (decoded - started) * 1e3, **result.timing_ms, "total": total_ms}
-    return image, People(result.people, timing_ms)
+    return Estimate((image.shape[1], image.shape[0]), People(result.people, timing_ms), drawn)
+
+
+def _draw(image: Image, people: Sequence[Person]) -> bytes:
+    return render.to_jpeg(render.draw(image, people))
 
 
 async def _for_client(request: Request, works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -162,14 +181,14 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _shaped(answers: list[tuple[Image, People]], format: str, networks: dict[str, Network]) -> Any:
+def _shaped(answers: list[Estimate], format: str, networks: dict[str, Network]) -> Any:
     """One picture: its answer. Several: {"results": [...]}, but COCO results are one list, told apart by image_id."""
     if format == "coco":
-        return [row for index, (_, found) in enumerate(answers) for row in formats.coco(found.people, index)]
+        return [row for index, answer in enumerate(answers) for row in formats.coco(answer.found.people, index)]
     if format == "openpose":
-        shaped = [formats.openpose(found.people) for _, found in answers]
+        shaped = [formats.openpose(answer.found.people) for answer in answers]
     else:
-        shaped = [formats.native(image, found.people, networks, found.timing_ms) for image, found in answers]
+        shaped = [formats.native(one.size_wh, one.found.people, networks, one.found.timing_ms) for one in answers]
     return shaped[0] if len(shaped) == 1 else {"results": shaped}
 
 

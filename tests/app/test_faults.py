@@ -1,13 +1,15 @@
 """What goes wrong on our side, or in the middle of a request: answered, logged once, and nothing left behind."""
 
 import gc
+import threading
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serving import Server, encoded, picture, running
-from test_bad_input import PERSON, Held, assert_problem, refused_while_busy, settings
+from test_bad_input import PERSON, Held, assert_problem, in_background, refused_while_busy, settings
 
 
 def test_a_bug_of_ours_is_a_500_with_an_id_counted_and_logged(
@@ -89,3 +91,20 @@ def test_a_probe_may_ask_for_the_head_alone(server: Server, path: str) -> None:
     assert_problem(wrong, 405)
     assert set(wrong.headers["allow"].split(", ")) == {"GET", "HEAD"}
     assert list(server.client.get("/openapi.json").json()["paths"][path]) == ["get"]
+
+
+def test_of_a_rush_only_a_few_pictures_are_decoded_at_a_time_and_all_are_answered(tiny_models: dict[str, Path]) -> None:
+    with running(settings(tiny_models, max_batch=1)) as server:
+        pipeline = server.app.state.pipeline
+        places, decoded = pipeline._places._value, server.metric("pose_decode_duration_seconds_count")
+        held, answers = Held(server), list[Any]()
+        clients = [in_background(server, answers) for _ in range(places + 4)]
+        while pipeline._without_place < 4:
+            threading.Event().wait(0.001)
+        assert server.metric("pose_decode_duration_seconds_count") <= decoded + places
+        held.go.set()
+        for client in clients:
+            client.join()
+        assert [answer.status_code for answer in answers] == [200] * (places + 4)
+        assert server.metric("pose_decode_duration_seconds_count") == decoded + places + 4
+        assert pipeline._places._value == places
