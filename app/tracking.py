@@ -242,5 +242,5 @@ def _likeness(tracks: list[_Track], time_s: float, found: list[Skeleton]) -> Arr
     of another, both have the same place and only one is seen.
     """
     places = [track.at(time_s) for track in tracks]
-    fit = (pose_fit(places, found) + box_fit(boxes(places), boxes(found))) / 2
-    return fit * np.array([LOST_FIT if track.lost else 1.0 for track in tracks]).reshape(-1, 1)
+    share = np.array([LOST_FIT if track.lost else 1.0 for track in tracks]).reshape(-1, 1)
+    return np.asarray(share * (pose_fit(places, found) + box_fit(boxes(places), boxes(found))) / 2)
