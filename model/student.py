@@ -18,7 +18,7 @@ PIXEL_SCALE = 64.0  # a factor and no offset: export folds it into the first ker
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Channels at strides 2, 4, 8, 16, 32 and how many further convolutions follow each downsampling one."""
+    """Channels at strides 2, 4, 8 and so on, and how many further convolutions follow each downsampling one."""
 
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     depths: tuple[int, ...] = (0, 0, 2, 3, 2)
@@ -26,7 +26,9 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Channels at strides 16, 8 (and 4) on the way up, and convolutions at each; three widths end at stride 4.
+    """Channels on the way up from the encoder's last level, one a level, and convolutions at each.
+
+    With an encoder of five levels three widths end at stride 4, with one of six at stride 8.
 
     shuffle: a pose head predicts shuffle x shuffle heatmap cells at each place, so that two widths and a shuffle of 2
     end at stride 4 too, without convolutions at that costly resolution (sub-pixel convolution: Shi et al., CVPR 2016).
@@ -38,7 +40,10 @@ class DecoderConfig:
 
 
 class Encoder(nn.Module):
-    """Pictures (B, 3, H, W), float 0..255 RGB, H and W divisible by 32 -> features at strides 32, 16, 8, 4."""
+    """Pictures (B, 3, H, W), float 0..255 RGB -> features at its strides from 4 up, the coarsest first.
+
+    H and W are divisible by the last stride: 32 for five levels, 64 for six.
+    """
 
     def __init__(self, config: EncoderConfig = EncoderConfig()) -> None:
         super().__init__()
@@ -94,7 +99,7 @@ class Decoder(nn.Module):
 class PoseBranch(nn.Module):
     """One pose estimator on the shared encoder: heatmaps (B, num_keypoints, H/s, W/s), about 0..1.
 
-    s is the decoder's stride over config.shuffle: 4 for three widths, and for two with a shuffle of 2.
+    s is the decoder's stride over config.shuffle.
     """
 
     def __init__(self, config: DecoderConfig, encoder: EncoderConfig, num_keypoints: int = 17) -> None:

@@ -45,7 +45,7 @@ class Progress:
         return float(self.cumulative[epoch + 1] - self.cumulative[epoch])
 
     def resume(self) -> None:
-        """Continue from the checkpoint if there is one. Raises CheckpointError if it is another recipe's."""
+        """Continue from the checkpoint if there is one. Raises CheckpointError if it is another recipe's or data's."""
         if not self.path.exists():
             return
         content, run = load_checkpoint(self.path), self.run
@@ -55,6 +55,9 @@ class Progress:
             raise CheckpointError(f"{self.path}: was taught by another teacher; choose another output folder")
         if joints_of(content).name != self.about.get("joints", COCO.name):
             raise CheckpointError(f"{self.path}: has learnt other keypoints; choose another output folder")
+        before, now = content.get("data", ""), self.about.get("data", "")
+        if before and now != before:
+            raise CheckpointError(f"{self.path}: has learnt from {before}, not {now}; choose another output folder")
         run.model.load_state_dict(content["model"])
         run.ema.model.load_state_dict(content["ema"])
         run.ema.updates = content["ema_updates"]

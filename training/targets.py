@@ -37,7 +37,8 @@ class CentreTargets(NamedTuple):
 
 
 SPREAD = 0.54 / 6  # sigma of a person's bell, in parts of the box's sides (TTFNet, Liu et al., AAAI 2020)
-REGRESSED = 0.4  # cells whose bell is above this learn the box too, which speeds learning over the centre cell alone
+LEAST_SIGMA = 1.0  # in cells: a narrower bell would teach the box in one cell alone, and every second peak is beside it
+REGRESSED = 0.3  # cells whose bell is above this learn the box too: at the least all eight around the centre
 
 
 def centre_targets(boxes: Tensor, valid: Tensor, size_hw: tuple[int, int], stride: int) -> CentreTargets:
@@ -45,7 +46,7 @@ def centre_targets(boxes: Tensor, valid: Tensor, size_hw: tuple[int, int], strid
     height, width = size_hw[0] // stride, size_hw[1] // stride
     cells = boxes / stride
     centre = (cells[..., :2] + cells[..., 2:]) / 2
-    sigma = ((cells[..., 2:] - cells[..., :2]) * SPREAD).clamp_min(0.4)
+    sigma = ((cells[..., 2:] - cells[..., :2]) * SPREAD).clamp_min(LEAST_SIGMA)
 
     def bell(axis: int, length: int) -> Tensor:
         position = torch.arange(length, device=boxes.device) + 0.5

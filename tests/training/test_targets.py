@@ -33,6 +33,14 @@ def test_cells_learn_the_box_of_the_person_they_lie_in() -> None:
     assert (right == boxes[0, 1]).all()
 
 
+def test_whoever_is_a_few_cells_wide_teaches_the_box_all_around_the_centre() -> None:
+    box = torch.tensor([[[52.0, 40, 76, 104]]])  # 3 x 8 cells, centred in the cell at row 9, column 8
+    targets = centre_targets(box, torch.tensor([[True]]), (160, 160), 8)
+    around = targets.box_weight[0, 8:11, 7:10]
+    assert (around > 0).all() and around.argmax() == 4
+    assert (targets.boxes[0, 8:11, 7:10] == box[0, 0]).all()
+
+
 def test_large_and_small_people_weigh_the_same() -> None:
     boxes = torch.tensor([[[0.0, 0, 100, 180], [128, 128, 144, 160]]])
     targets = centre_targets(boxes, torch.ones(1, 2, dtype=torch.bool), (192, 160), 8)

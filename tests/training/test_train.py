@@ -122,6 +122,20 @@ def test_distillation_changes_what_is_learnt(drawn_folder: Path, tmp_path: Path)
     assert not torch.allclose(with_kd["model"][name], without["model"][name])
 
 
+@pytest.mark.parametrize("recipe", [POSE, DETECTOR], ids=["pose", "detector"])
+def test_without_anybody_held_out_a_run_ends_without_scores(drawn_folder: Path, tmp_path: Path, recipe: Recipe) -> None:
+    alone = dataclasses.replace(recipe, holdout=0.0, stages=(Stage(1, 64, 64, batch=8),))
+    assert [epoch["scores"] for epoch in run(alone, drawn_folder, tmp_path)["history"]] == [{}]
+
+
+def test_a_run_is_not_resumed_on_other_data(drawn_folder: Path, tmp_path: Path) -> None:
+    short = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
+    run(short, drawn_folder, tmp_path, about={"data": "24 people of one/train.json"})
+    run(short, drawn_folder, tmp_path, about={"data": "24 people of one/train.json"})
+    with pytest.raises(CheckpointError, match="has learnt from 24 people of one/train.json, not 9 people of another"):
+        run(short, drawn_folder, tmp_path, about={"data": "9 people of another/train.json"})
+
+
 def test_checkpoint_of_another_recipe_is_not_resumed(drawn_folder: Path, tmp_path: Path) -> None:
     run(POSE, drawn_folder, tmp_path, max_hours=0.0)
     with pytest.raises(CheckpointError, match="belongs to another recipe"):
