@@ -39,7 +39,9 @@ def test_every_setting_is_listed_with_its_default() -> None:
         expected = f"weights/{default.name}" if isinstance(default, Path) else default
         if isinstance(expected, float):
             expected = f"{expected:g}"
-        assert listed.pop(f"POSE_{name.upper()}").strip() == ("" if expected == () else str(expected)), name
+        if isinstance(expected, tuple):
+            expected = ",".join(expected)
+        assert listed.pop(f"POSE_{name.upper()}").strip() == str(expected), name
     assert listed == {}
 
 

@@ -11,6 +11,7 @@ from training.distillation import Distillation, SoftLoss
 
 NetworkName = Literal["student", "hourglass", "resnet18", "mobilenetv2", "shufflenetv2"]
 BEST = "best"
+CHANCES = "flip rotation half_body occlusion low_light noise blur mosaic close_up background".split()  # of Augment
 
 
 class RecipeError(ValueError):
@@ -134,12 +135,20 @@ class Recipe:
         _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
         _require(self.absent_weight >= 0, f"absent_weight must be at least 0, got {self.absent_weight}")
         _require(0 < self.cooldown <= 1, f"cooldown must be in (0, 1], got {self.cooldown}")
+        _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        _require(self.learning_rate > 0, f"learning_rate must be above 0, got {self.learning_rate}")
+        _require(self.sigma > 0, f"sigma must be above 0, got {self.sigma}")
+        _require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
+        _require(self.augment.scale >= 0, f"augment.scale must be at least 0, got {self.augment.scale}")
+        for name in CHANCES:
+            chance = getattr(self.augment, name)
+            _require(0 <= chance <= 1, f"augment.{name} is a probability, 0 to 1, got {chance}")
         self._check_network()
         self._check_distillation()
         step = 64 if self.network == "hourglass" else 2 ** len(self.encoder.widths)
         for stage in self.stages:
-            whole = stage.height % step == 0 and stage.width % step == 0
-            _require(whole, f"input sides must be divisible by {step}, got {stage.height}x{stage.width}")
+            whole = min(stage.height, stage.width) > 0 and stage.height % step == stage.width % step == 0
+            _require(whole, f"input sides must be above 0 and divisible by {step}, got {stage.height}x{stage.width}")
             _require(stage.epochs > 0 and stage.batch > 1, f"epochs must be > 0 and batch > 1, got {stage}")
 
     def _check_network(self) -> None:

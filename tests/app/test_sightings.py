@@ -86,3 +86,12 @@ def test_of_skeletons_alike_the_detector_s_stays_and_then_the_surer() -> None:
     assert distinct([unsure, sure, far]) == [sure, far]
     assert distinct([unsure, far, sure, detected]) == [detected, far]
     assert distinct([]) == []
+
+
+def test_two_halfway_alike_in_one_box_are_one_person_and_in_two_boxes_two() -> None:
+    one = crowd(1)[0]
+    limbs = one.keypoints + np.where(np.arange(17)[:, None] % 2, 14.0, 0.0)  # every second one elsewhere
+    unlike, beside = Skeleton(one.box_xyxy + 2, limbs, one.scores, None), one.box_xyxy + np.array([40.0, 0, 40, 0])
+    assert 0.4 < pose_fit([one], [unlike])[0, 0] < 0.6
+    assert len(distinct([one, unlike])) == 1
+    assert len(distinct([one, Skeleton(beside, limbs, one.scores, None)])) == 2
