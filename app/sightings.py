@@ -15,9 +15,7 @@ SEEN_SHARE = 0.5  # a keypoint below this share of the person's better ones says
 SEEN_FLOOR = 0.08  # nor does one below this, of whomever
 FEWEST_SEEN = 4  # fewer seen keypoints are nobody
 NOBODY_SCORE = 0.1  # nor is a skeleton whose keypoints have a lower mean, whatever the network
-SAME_SKELETON = (
-    0.6  # OKS, or mean of OKS and boxes' fit, at which two skeletons of one frame are one person found twice
-)
+SAME_SKELETON = 0.6  # OKS, or the mean of it and the boxes' fit, at which two of one frame are one person found twice
 NESTED_LESS = 0.25  # a box within another fits almost as well as an equal one: it is often half of the same person
 SMALLEST_BOX_PX = 4.0
 

@@ -29,7 +29,6 @@ class DecoderConfig:
     """Channels on the way up from the encoder's last level, one a level, and convolutions at each.
 
     With an encoder of five levels three widths end at stride 4, with one of six at stride 8.
-
     shuffle: a pose head predicts shuffle x shuffle heatmap cells at each place, so that two widths and a shuffle of 2
     end at stride 4 too, without convolutions at that costly resolution (sub-pixel convolution: Shi et al., CVPR 2016).
     """
@@ -131,9 +130,9 @@ PRIOR = 0.01  # a detector starts by believing that one cell in a hundred is a p
 class DetectorBranch(nn.Module):
     """One person detector on the shared encoder (CenterNet: Zhou et al., 2019), at the decoder's stride s.
 
-    `final` (B, 1, H/s, W/s) is the probability 0..1 that a person's box is centred in the cell; `boxes` (B, 4, H/s,
+    `final` (B, 1, H/s, W/s) is 0..1, how well whoever is centred in the cell is boxed there; `boxes` (B, 4, H/s,
     W/s) holds the box centre's offset from the cell's centre (x, y, in cells) and the logarithm of its size (w, h).
-    tower: how many convolutions the probability has to itself; the boxes have one.
+    tower: how many convolutions `final` has to itself; the boxes have one.
     """
 
     def __init__(self, config: DecoderConfig, encoder: EncoderConfig, tower: int = 0) -> None:
