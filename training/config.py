@@ -136,7 +136,7 @@ class Recipe:
         _require(self.absent_weight >= 0, f"absent_weight must be at least 0, got {self.absent_weight}")
         _require(0 < self.cooldown <= 1, f"cooldown must be in (0, 1], got {self.cooldown}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
-        _require(self.learning_rate > 0, f"learning_rate must be above 0, got {self.learning_rate}")
+        _require(self.learning_rate >= 0, f"learning_rate must be at least 0, got {self.learning_rate}")
         _require(self.sigma > 0, f"sigma must be above 0, got {self.sigma}")
         _require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
         _require(self.augment.scale >= 0, f"augment.scale must be at least 0, got {self.augment.scale}")

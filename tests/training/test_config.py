@@ -57,7 +57,7 @@ def test_values_of_the_file_reach_the_recipe(tmp_path: Path) -> None:
         ("kd_ramp = 0\n" + GOOD, "kd_ramp must be above 0"),
         ("absent_weight = -1\n" + GOOD, "absent_weight must be at least 0, got -1"),
         ("ema_decay = 1.5\n" + GOOD, "ema_decay must be in [0, 1), got 1.5"),
-        ("learning_rate = -1\n" + GOOD, "learning_rate must be above 0, got -1"),
+        ("learning_rate = -1\n" + GOOD, "learning_rate must be at least 0, got -1"),
         ("sigma = 0\n" + GOOD, "sigma must be above 0, got 0"),
         ("seed = -1\n" + GOOD, "seed must be at least 0, got -1"),
         (GOOD + "[augment]\nmosaic = 25\n", "augment.mosaic is a probability, 0 to 1, got 25"),
