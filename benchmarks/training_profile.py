@@ -106,7 +106,8 @@ def main() -> None:
         folder = arguments.data or made_up(Path(temporary) / "people")
         dataset = load_dataset(folder, "train", device, limit=512)
         stage = Stage(1, 192, 160, arguments.student_batch)
-        report("student, 3 branches, 192x160", student, stage, dataset, device, arguments.steps)
+        name = f"student, {len(student.branches)} branches, {stage.height}x{stage.width}"
+        report(name, student, stage, dataset, device, arguments.steps)
         stage = Stage(1, 256, 256, arguments.hourglass_batch)
         report("hourglass-4, 3 branches, 256x256", hourglass, stage, dataset, device, arguments.steps)
 

@@ -5,11 +5,11 @@ import { explainCamera, facesUser, nextCamera, openCamera, stopCamera } from "./
 import { Capture, nextFrame } from "./capture.js";
 import { dancer } from "./dancer.js";
 import { drawPeople, drawSource, makeView } from "./draw.js";
+import { key, noteKey } from "./key.js";
 import { Meter } from "./meter.js";
 
 const STALE_MS = 700; // an answer older than this fades out
 const PICTURE_SIDE_PX = 2048; // pictures that must be encoded anew are made no larger
-const KEY = "pose-api-key";
 
 const $ = (id) => document.getElementById(id);
 const video = $("video");
@@ -20,25 +20,6 @@ const capture = new Capture();
 
 let show = { kind: "idle" }; // or "picture" {image, size}, "live" {size, mirrored, camera, url, stream, meter, ...}
 let people = { list: [], size: { width: 1, height: 1 }, at: 0 };
-let key = noted();
-
-/** The API key noted earlier in this tab; null where there is none, or the browser keeps no site data. */
-function noted() {
-  try {
-    return sessionStorage.getItem(KEY);
-  } catch {
-    return null;
-  }
-}
-
-function note(text) {
-  key = text;
-  try {
-    sessionStorage.setItem(KEY, text);
-  } catch {
-    // Then it lasts as long as the page.
-  }
-}
 
 // --- what is shown --------------------------------------------------------------------------------------------------
 
@@ -143,7 +124,7 @@ async function showPicture(file) {
   try {
     const data = isAccepted(file) ? file : await capture.encode(image, size, PICTURE_SIDE_PX);
     const started = performance.now();
-    const answer = await findPeople(data, key);
+    const answer = await findPeople(data, key());
     if (show !== ours) return;
     people = { list: answer.people.map(countedFromOne), size: answer.image, at: performance.now() };
     $("latency").textContent = rounded(performance.now() - started);
@@ -223,7 +204,7 @@ function connect() {
       say(name === "open" ? "Connected." : sentence);
     },
   };
-  ours.stream = new PoseStream(on, key);
+  ours.stream = new PoseStream(on, key());
 }
 
 function take(ours, answer, roundTripMs) {
@@ -290,7 +271,7 @@ $("stop").addEventListener("click", () => {
 $("file").addEventListener("change", () => showFile($("file").files[0]));
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  note($("key").value.trim());
+  noteKey($("key").value.trim());
   goIdle();
   say("Key noted. Choose what to look at.");
   $("use-camera").focus();
