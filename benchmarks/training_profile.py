@@ -3,7 +3,7 @@
     python -m benchmarks.training_profile [--data DIR] [--device auto] [--steps 4] [--student-batch 48]
         [--hourglass-batch 4]
 
-Two networks of three branches: the bundled student at 192x160 and HG-4 at 256x256. The limit is a large matrix product
+Two networks: the bundled student at 192x160 and HG-4 at 256x256. The limit is a large matrix product
 of the same number type, timed before and after; a network whose convolutions take most of the time near that limit is
 bound by compute, one whose norms, activations and sums take it is bound by memory.
 """
