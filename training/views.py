@@ -12,7 +12,7 @@ from training.data import Dataset
 from training.joints import COCO
 from training.pictures import Pictures
 
-MIN_SIDE_PX = 8  # of a training person in the network's input: nobody smaller is asked for
+MIN_SIDE_PX = 8  # of a training person in the network's input: nobody smaller is asked for, nor called background
 MIN_VISIBLE = 0.3  # share of a box that a view must keep for the person to count, unless the head is in view
 HEAD = 5  # COCO's first keypoints: nose, eyes and ears
 MIN_HEAD_POINTS = 2  # labelled ones tell where a head is
@@ -35,7 +35,7 @@ class Listed(NamedTuple):
 class Seen(NamedTuple):
     """The people in B views: boxes (B, N, 4) xyxy in the view's pixels, cut to it; which are to be found, valid (B, N).
 
-    ignored (B, N): of whom too little is in view to call them found or not.
+    ignored (B, N): who is too small, or of whom too little is in view, to call them found or not.
     """
 
     boxes: Tensor
@@ -145,7 +145,8 @@ def seen_people(listed: Listed, rows: Tensor, matrices: Tensor, size_hw: tuple[i
     head_seen = ((heads > 0) & (heads < limit[:2])).all(-1)  # never where it is not known: NaN is neither
     enough = (kept > MIN_VISIBLE) | head_seen
     large = (sides.amin(-1) > 2) & (sides.amax(-1) > MIN_SIDE_PX)
-    return Seen(cut, valid & large & enough, valid & large & ~enough)
+    in_view = valid & (sides.amin(-1) > 0)
+    return Seen(cut, in_view & large & enough, in_view & ~(large & enough))
 
 
 def transform_boxes(boxes: Tensor, matrices: Tensor) -> Tensor:

@@ -84,10 +84,10 @@ def test_a_head_in_view_is_somebody_however_little_of_the_body_is() -> None:
     assert seen.ignored.tolist() == [[False, True]]
 
 
-def test_nobody_smaller_than_eight_pixels_is_asked_for() -> None:
+def test_nobody_smaller_than_eight_pixels_is_asked_for_or_called_background() -> None:
     seen = in_view(listed(((10, 10, 14, 17), UNKNOWN), ((10, 10, 14, 19), UNKNOWN)))
     assert seen.valid.tolist() == [[False, True]]
-    assert not seen.ignored.any()
+    assert seen.ignored.tolist() == [[True, False]]
 
 
 def test_a_turned_box_stays_around_the_middles_of_its_sides() -> None:
