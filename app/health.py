@@ -41,6 +41,7 @@ async def live() -> dict[str, bool]:
 async def ready(request: Request) -> Response:
     """Whether every network is loaded, warmed and working, and on which execution provider each really runs."""
     pipeline: Pipeline = request.app.state.pipeline
+    await pipeline.probe()
     networks = {task: {"provider": network.engine.provider} for task, network in pipeline.networks.items()}
     content = {
         "ready": pipeline.ready,
@@ -81,7 +82,9 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 async def model_ready(request: Request, name: str) -> Response:
     """Whether one network is ready (Open Inference Protocol)."""
     _network(request, name)
-    is_ready = request.app.state.pipeline.network_ready(name)
+    pipeline: Pipeline = request.app.state.pipeline
+    await pipeline.probe()
+    is_ready = pipeline.network_ready(name)
     return json_response({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
 

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -15,7 +15,7 @@ import numpy as np
 from app import images, metrics
 from app.batcher import Batcher, BatchReport
 from app.engine import Engine, available_cpus
-from app.errors import DeadlinePassed, Draining, Overloaded
+from app.errors import DeadlinePassed, Draining, Overloaded, PoseError
 from app.geometry import Floats, Image, Matrix, crop_matrix, invert, letterbox_matrix, transform, warp
 from app.models import DetectorNetwork, Network, PoseNetwork
 from app.scoring import distinct, person_scores
@@ -27,6 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 SMALLEST_BOX_PX = 1.0
 FAILURES_UNTIL_UNREADY = 3
+PROBE_DEADLINE_S = 1.0  # readiness is asked for by those who do not wait long
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,14 @@ class Pipeline:
     def network_ready(self, name: str) -> bool:
         """Whether one of `networks` is warmed and not failing, and the service not shutting down."""
         return self._warm and not self.draining and self._failures[name] < FAILURES_UNTIL_UNREADY
+
+    async def probe(self) -> None:
+        """Try each failing network on an empty picture: an unready service is sent no work that would show it healed."""
+        for network, batcher in ((self.detector, self._detect_batcher), (self.pose_network, self._pose_batcher)):
+            if self._failures[network.task] >= FAILURES_UNTIL_UNREADY:
+                empty = np.zeros((*network.size_wh[::-1], 3), np.uint8)
+                with suppress(PoseError, TimeoutError):  # the batch's report counts a failure
+                    await asyncio.wait_for(batcher.submit(empty), PROBE_DEADLINE_S)
 
     @property
     def draining(self) -> bool:

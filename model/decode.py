@@ -9,6 +9,7 @@ from torch import Tensor
 FLOOR = 1e-3  # heatmap values below this carry no shape: the sub-pixel step sees them as flat
 MAX_LOG_SIZE = 5.0  # e**5 cells: wider than any picture, and short of overflow
 TEMPERATURE = 0.2  # at which a softmax of heatmaps is a chance for each cell (docs/experiments.md)
+TOP_K = 50  # people that a detector can name in one picture
 BODY = 0.44  # square root of a person's area, in parts of the height of a crop that the person fills
 
 

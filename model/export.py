@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.decode import decode_centres, decode_expected
+from model.decode import TOP_K, decode_centres, decode_expected
 from model.layers import fuse
 from model.okdhp import OKDHP
 from model.student import Encoder, PoseBranch
 
 OPSET = 18
-TOP_K = 50
 FAINTEST = 1e-4  # expectations below this have no logarithm to speak of
 
 

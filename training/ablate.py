@@ -65,7 +65,7 @@ def run_ablation(
     cv2.setNumThreads(1)  # torch already uses every core
     where = pick_device(device)
     train_set, val_set = load_dataset(data, "train", where, limit), load_dataset(data, "val", where, limit)
-    size = f"{len(train_set.people)} people of {data.name}/train.json, {len(val_set.people)} of val.json"
+    size = f"{len(train_set.people)} people of {data.name}, split train, {len(val_set.people)} of split val"
     about = {"data": size, "hardware": hardware(where)}
     about["score"] = score_name(train_set.joints) if base.task == "pose" else DetectorTask.score_name
     if init is not None:

@@ -52,7 +52,7 @@ def run_training(
     dataset = load_dataset(data, "train", chosen, limit, pictures)
     fast = wants_amp(amp, chosen)
     print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
-    about = {"data": f"{len(dataset.people)} people of {data.name}/train.json", "hardware": hardware(chosen)}
+    about = {"data": f"{len(dataset.people)} people of {data.name}, split train", "hardware": hardware(chosen)}
     return train(
         values,
         dataset,

@@ -71,7 +71,7 @@ class Augment:
     scale: float = 0.25  # factor in [1 / (1 + scale), 1 + scale]
     rotation_deg: float = 30.0
     rotation: float = 0.5
-    shift: float = 0.05  # of the box's longer side
+    shift: float = 0.05  # of the crop's sides
     half_body: float = 0.15
     occlusion: float = 0.2
     colour: float = 0.25

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from model.decode import boxes_at_cells, decode_centres
+from model.decode import TOP_K, boxes_at_cells, decode_centres
 from model.okdhp import OKDHP, Outputs
 from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig
 from training.augment import occlude, photometric, transform_points, uniform
@@ -23,7 +23,6 @@ from training.views import close_ups, letterboxes, listed_people, mosaic, random
 PARTIAL_NEGATIVE_WEIGHT = 0.2  # what lies unannotated in PARTIAL_SOURCES may still be a person
 PARTIAL_SHARE = 0.15  # of training examples: they are easy, one person in the middle
 VIEW_SCALES, TILE_SCALES = (0.6, 1.6), (0.7, 1.6)  # of a picture in a view of its own, and in a mosaic
-TOP_K = 50
 SHOWN, DRAWN_SCORE = 6, 0.3  # held-out pictures drawn for TensorBoard, and people in them
 
 

@@ -257,9 +257,11 @@ def test_a_failing_network_is_a_500_without_internals_and_later_unready(tiny_mod
                 assert_problem(answer, 500)
                 assert "secret" not in answer.text
         assert server.client.get("/readyz").status_code == 503
-        batcher._run = run
-        assert server.client.post("/pose", content=PERSON).status_code == 200
+        assert server.client.get("/v2/models/pose/ready").status_code == 503
+        assert server.client.get("/v2/models/detector/ready").status_code == 200
+        batcher._run = run  # an unready service is sent no pictures: asking whether it is ready must do
         assert server.client.get("/readyz").status_code == 200
+        assert server.client.post("/pose", content=PERSON).status_code == 200
 
 
 def test_a_client_that_leaves_in_the_middle_harms_nobody(server: Server) -> None:

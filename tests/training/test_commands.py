@@ -53,7 +53,7 @@ def test_card_says_what_was_trained_on_what_and_how_good_it_is(trained: Path, ta
     best = max("ab", key=lambda name: card["held_out"][name])
     assert (card["branch"], card["task"], card["recipe"]["name"]) == ("b" if task == "pose" else best, task, "tiny")
     assert card["input"] == {"height": 96, "width": 96, "layout": "NHWC", "dtype": "uint8", "colour": "RGB"}
-    assert card["data"] == "36 people of people/train.json"
+    assert card["data"] == "36 people of people, split train"
     assert card["trained"]["epochs"] == 4
     assert "cores of" in card["trained"]["hardware"]
     assert len(card["keypoints"]) == (17 if task == "pose" else 0)
