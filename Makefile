@@ -1,5 +1,5 @@
 # make serve [GPU=1]   start the service on http://localhost:8000      make test    run every test
-# make check           ruff and mypy                                   make clean   remove the environments
+# make check           ruff, mypy, hadolint, compose's schema          make clean   remove the environments
 PYTHON ?= python3
 SERVE := .venv$(if $(GPU),-gpu)
 DEV := .venv-dev
@@ -15,6 +15,8 @@ test: $(DEV)/installed
 
 check: $(DEV)/installed
 	$(DEV)/bin/ruff check . && $(DEV)/bin/ruff format --check . && $(DEV)/bin/mypy
+	$(DEV)/bin/hadolint Dockerfile
+	$(DEV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml deploy/gpu.yml
 
 # A Debian python3 without python3-venv cannot make a virtual environment: say what to do instead of a traceback.
 %/installed: pyproject.toml constraints.txt

@@ -127,7 +127,7 @@ class Pipeline:
         return self._warm and not self.draining and self._failures[name] < FAILURES_UNTIL_UNREADY
 
     async def probe(self) -> None:
-        """Try each failing network on an empty picture: an unready service is sent no work that would show it healed."""
+        """Try each failing network on an empty picture: what is unready is sent no work that would show it healed."""
         for network, batcher in ((self.detector, self._detect_batcher), (self.pose_network, self._pose_batcher)):
             if self._failures[network.task] >= FAILURES_UNTIL_UNREADY:
                 empty = np.zeros((*network.size_wh[::-1], 3), np.uint8)
