@@ -8,8 +8,9 @@ WORKDIR /okdhp
 # What it needs is a layer of its own: it stays as it is while only our code changes.
 COPY pyproject.toml constraints.txt ./
 RUN mkdir app model training \
-    && touch README.md \
+    && touch README.md app/__init__.py model/__init__.py training/__init__.py \
     && pip install --no-cache-dir --constraint constraints.txt --editable ".[$EXTRA]" \
+    && rm -r model training \
     && useradd --no-create-home --uid 10000 okdhp
 COPY app app
 COPY static static
@@ -18,6 +19,6 @@ COPY weights weights
 USER 10000
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"POSE_PORT\", 8000)}/readyz', timeout=4)"]
+    CMD ["python", "-m", "app.healthy"]
 ENTRYPOINT ["okdhp"]
 CMD ["serve"]

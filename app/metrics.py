@@ -21,7 +21,9 @@ rejected = Counter("pose_rejected", "Requests and frames refused", ["reason"])
 request_seconds = Histogram(
     "pose_request_duration_seconds", "Time to answer an HTTP request", ["endpoint"], buckets=SECONDS
 )
-queue_seconds = Histogram("pose_queue_duration_seconds", "Wait before a network's run", ["model"], buckets=SECONDS)
+queue_seconds = Histogram(
+    "pose_queue_duration_seconds", "Wait for a network's run, or a request's for its place", ["model"], buckets=SECONDS
+)
 decode_seconds = Histogram("pose_decode_duration_seconds", "Bytes to upright picture", buckets=SECONDS)
 preprocess_seconds = Histogram(
     "pose_preprocess_duration_seconds", "Picture to network input", ["model"], buckets=SECONDS
@@ -31,7 +33,9 @@ postprocess_seconds = Histogram(
     "pose_postprocess_duration_seconds", "Network output to people", ["model"], buckets=SECONDS
 )
 batch_size = Histogram("pose_batch_size", "Items in one run", ["model"], buckets=(1, 2, 4, 8, 16, 32, 64))
-queue_depth = Gauge("pose_queue_depth", "Items waiting for a run", ["model"], multiprocess_mode="livesum")
+queue_depth = Gauge(
+    "pose_queue_depth", "Items waiting for a run, or requests for their place", ["model"], multiprocess_mode="livesum"
+)
 people_per_image = Histogram("pose_people_per_image", "People found in a picture", buckets=(0, 1, 2, 5, 10, 20, 50))
 stream_sessions = Gauge("pose_stream_sessions", "Open streams", multiprocess_mode="livesum")
 stream_frames = Counter("pose_stream_frames", "Frames received", ["outcome"])

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -18,6 +18,7 @@ from app.engine import Engine, available_cpus
 from app.errors import DeadlinePassed, Draining, Overloaded, PoseError
 from app.geometry import Floats, Image, Matrix, crop_matrix, invert, letterbox_matrix, transform, warp
 from app.models import DetectorNetwork, Network, PoseNetwork
+from app.places import Places
 from app.scoring import distinct, person_scores
 from app.settings import Settings
 from app.sightings import person_boxes
@@ -106,8 +107,7 @@ class Pipeline:
         workers = available_cpus() + 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="picture")
         self._in_pool = 0
-        self._places = asyncio.Semaphore(2 * settings.max_batch + workers)  # enough to fill the next batch meanwhile
-        self._without_place = 0
+        self._places = Places(2 * settings.max_batch + workers, settings.max_waiting)  # the next batch fills meanwhile
         self._draining = False
         self._closed = False
         self._warm = False
@@ -175,23 +175,9 @@ class Pipeline:
         queue_ms = detections.queue_ms + poses.queue_ms
         return People(found, {"queue": queue_ms, "detect": detections.run_ms, "pose": poses.run_ms})
 
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """A place for one decoded picture, which may hold a thousand times its bytes: all of a rush would fill memory.
-
-        Raises Overloaded where too many wait for one.
-        """
-        if self._without_place >= self._settings.max_waiting:
-            raise Overloaded()
-        self._without_place += 1
-        try:
-            await self._places.acquire()
-        finally:
-            self._without_place -= 1
-        try:
-            yield
-        finally:
-            self._places.release()
+    def place(self) -> AbstractAsyncContextManager[None]:
+        """A place for one decoded picture (`Places.one`)."""
+        return self._places.one()
 
     async def off_loop(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `work` in the pool of threads; its own queue is bounded, too. Raises Overloaded or Draining."""

@@ -97,6 +97,7 @@ async def stream(websocket: WebSocket) -> None:
         await end.say(websocket, settings.stream_send_timeout_s)
     except Exception:
         log.exception("stream failed")
+        metrics.rejected.labels(PoseError.reason).inc()
         await End(1011, "our mistake; the log has the details").say(websocket, settings.stream_send_timeout_s)
 
 

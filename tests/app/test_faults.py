@@ -96,10 +96,10 @@ def test_a_probe_may_ask_for_the_head_alone(server: Server, path: str) -> None:
 def test_of_a_rush_only_a_few_pictures_are_decoded_at_a_time_and_all_are_answered(tiny_models: dict[str, Path]) -> None:
     with running(settings(tiny_models, max_batch=1)) as server:
         pipeline = server.app.state.pipeline
-        places, decoded = pipeline._places._value, server.metric("pose_decode_duration_seconds_count")
+        places, decoded = pipeline._places._free._value, server.metric("pose_decode_duration_seconds_count")
         held, answers = Held(server), list[Any]()
         clients = [in_background(server, answers) for _ in range(places + 4)]
-        while pipeline._without_place < 4:
+        while server.metric("pose_queue_depth", model="place") < 4:
             threading.Event().wait(0.001)
         assert server.metric("pose_decode_duration_seconds_count") <= decoded + places
         held.go.set()
@@ -107,4 +107,4 @@ def test_of_a_rush_only_a_few_pictures_are_decoded_at_a_time_and_all_are_answere
             client.join()
         assert [answer.status_code for answer in answers] == [200] * (places + 4)
         assert server.metric("pose_decode_duration_seconds_count") == decoded + places + 4
-        assert pipeline._places._value == places
+        assert pipeline._places._free._value == places

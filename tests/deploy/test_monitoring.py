@@ -16,6 +16,8 @@ import yaml
 from serving import Server, encoded, picture
 from streams import ONE, ask, eventually, open_stream
 
+from app.errors import PoseError
+
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/pose.json").read_text())
@@ -27,6 +29,13 @@ PART = re.compile("_(bucket|sum|count)$")
 def metrics_of(query: str) -> set[str]:
     """The service's metrics that a query names, without the parts of a histogram."""
     return {PART.sub("", name) for name in re.findall(r"\bpose_\w+", query)}
+
+
+def every(kind: type[PoseError]) -> Iterator[type[PoseError]]:
+    """`kind` and all that derive from it."""
+    yield kind
+    for derived in kind.__subclasses__():
+        yield from every(derived)
 
 
 def tool(name: str) -> str:
@@ -75,6 +84,19 @@ def test_dashboard_and_alerts_name_only_metrics_that_the_service_has(server: Ser
     named = {name for _, query in QUERIES for name in metrics_of(query)}
     assert named == {name for name in there if name.startswith("pose_") and not name.endswith("_created")} | gpu
     assert {name for alert in ALERTS for name in metrics_of(alert["expr"])} <= there
+
+
+def test_queries_ask_for_labels_that_the_service_gives(server: Server) -> None:
+    """A name that is no longer given would leave a panel empty, and an alert silent, for ever."""
+    given = {
+        "reason": {error.reason for error in every(PoseError)} | {"sessions"},
+        "endpoint": set(server.app.openapi()["paths"]),
+        "model": {*server.app.state.pipeline.networks, "place"},
+    }
+    asked = [query for _, query in QUERIES] + [alert["expr"] for alert in ALERTS]
+    found = [match for query in asked for match in re.findall(r'(\w+)=~?"([^"$]+)"', query) if match[0] != "job"]
+    assert len(found) > 5
+    assert [(label, value) for label, values in found for value in values.split("|") if value not in given[label]] == []
 
 
 def test_every_panel_shows_what_happened(server: Server, tmp_path: Path) -> None:
