@@ -160,12 +160,13 @@ class Pipeline:
         """The people in `image`. Raises Overloaded, Draining, DeadlinePassed or ModelError."""
         if options.boxes_xyxy is not None:
             return await self._people_in(image, options.boxes_xyxy, deadline)
-        detections = await self.detect(  # all: who is the surest is known only with the poses
-            image, min_score=options.min_score, max_people=self._settings.max_people, deadline=deadline
-        )
+        least = self._settings.min_score if options.min_score is None else options.min_score
+        # A pose only lowers a score: whom the detector gives less needs none. Of the others all are asked for: who is
+        # the surest is known only with the poses.
+        enough = max(least, self.detector.min_score) if options.min_score is None else least
+        detections = await self.detect(image, min_score=enough, max_people=self._settings.max_people, deadline=deadline)
         poses = await self.pose(image, detections.boxes_xyxy, deadline=deadline)
         scores = person_scores(poses.scores, detections.scores)
-        least = self._settings.min_score if options.min_score is None else options.min_score
         kept = [row for row in distinct(poses.keypoints, scores, detections.boxes_xyxy) if scores[row] >= least]
         kept = kept[: options.max_people]
         sure = Poses(poses.keypoints[kept], poses.scores[kept])

@@ -112,6 +112,21 @@ def test_a_found_person_s_box_heeds_the_skeleton_and_a_given_one_does_not(tiny_m
     with_pipeline(tiny_models, use)
 
 
+def test_whom_no_pose_could_make_sure_enough_costs_none(tiny_models: dict[str, Path]) -> None:
+    image = picture(boxes=((10, 20, 34, 70),))
+    settings = Settings(provider="cpu", min_score=tiny.DETECTOR_SCORE + 0.01, **tiny_models)  # type: ignore[arg-type]
+
+    async def use() -> None:
+        pipeline = Pipeline(settings)
+        await pipeline.warm()
+        assert (await pipeline.people(image, Options(1))).timing_ms["pose"] == 0.0
+        surer = Options(1, min_score=tiny.DETECTOR_SCORE - 0.01)
+        assert (await pipeline.people(image, surer)).timing_ms["pose"] > 0.0
+        await pipeline.close()
+
+    asyncio.run(use())
+
+
 def test_a_deadline_in_the_past_stops_each_stage(tiny_models: dict[str, Path]) -> None:
     async def use(pipeline: Pipeline) -> None:
         past = asyncio.get_running_loop().time() - 1
