@@ -112,8 +112,9 @@ def test_a_service_that_is_to_stop_closes_with_1012_at_the_next_frame_and_lets_n
         assert close_of(stream)[0] == 1012
 
 
-def test_a_mistake_of_ours_closes_with_1011_and_tells_nothing(serve):
+def test_a_mistake_of_ours_closes_with_1011_tells_nothing_and_is_counted(serve):
     server = serve()
+    counted = server.metric("pose_rejected_total", reason="internal")
 
     async def broken(data):
         raise KeyError("internals")
@@ -123,6 +124,7 @@ def test_a_mistake_of_ours_closes_with_1011_and_tells_nothing(serve):
         stream.send(ONE)
         code, reason = close_of(stream)
     assert code == 1011 and "internals" not in reason
+    assert server.metric("pose_rejected_total", reason="internal") == counted + 1
 
 
 def test_a_client_who_vanishes_in_mid_frame_leaves_nothing_behind(serve):
