@@ -1,5 +1,6 @@
 """A real server on a real port, and pictures of bright "people" for the tiny networks."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,27 +37,34 @@ class Server:
         return 0.0
 
 
+def free_port() -> int:
+    """A port of this machine on which nobody listens, for a process that must be told one."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
 @contextmanager
 def running(settings: Settings) -> Iterator[Server]:
     """The service on a free port, in a thread, until the block ends."""
     app = create_app(settings)
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", http=HttpProtocol, ws=WebSocketProtocol)
     server = uvicorn.Server(config)
-    socket = config.bind_socket()
-    socket.listen()  # so that a first request finds a queue even before the server takes it over
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
+    listening = config.bind_socket()
+    listening.listen()  # so that a first request finds a queue even before the server takes it over
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     while not server.started and thread.is_alive():
         thread.join(0.005)
     assert server.started, "the service did not start"
-    url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
         with httpx.Client(base_url=url, timeout=30) as client:
             yield Server(url, app, client)
     finally:
         server.should_exit = True
         thread.join()
-        socket.close()
+        listening.close()
 
 
 def picture(width: int = 120, height: int = 90, boxes: tuple[tuple[int, int, int, int], ...] = ()) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving import encoded, picture
+from serving import encoded, free_port, picture
 from typer.testing import CliRunner
 
 from app.cli import app
@@ -80,8 +79,7 @@ def serve(
 
     @contextmanager
     def started(**settings: object) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         for name, value in {"port": port, "drain_s": 0, **settings}.items():
             monkeypatch.setenv(f"POSE_{name.upper()}", str(value))
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))

@@ -5,7 +5,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tomllib
@@ -15,12 +14,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from serving import free_port
 from streams import eventually
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 INSTRUCTIONS = [line.partition(" ")[::2] for line in DOCKERFILE.splitlines() if line[:1].isupper()]
-IGNORED = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] not in "#!"][1:]
+RULES = [rule for rule in (ROOT / ".dockerignore").read_text().splitlines() if rule and not rule.startswith("#")]
+LET_THROUGH = {rule[1:] for rule in RULES if rule.startswith("!")}
+IGNORED = [rule for rule in RULES if rule != "*" and not rule.startswith("!")]
 # What is installed for development finds app, model and training in the checkout: in an image there is none.
 NO_CHECKOUT = "import sys; sys.meta_path = [f for f in sys.meta_path if 'Editable' not in getattr(f, '__name__', '')]"
 
@@ -58,8 +60,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def container(image: Path, tmp_path: Path) -> Iterator[tuple[httpx.Client, dict[str, str]]]:
     """The image's command in its folder, at home in `tmp_path`; a client once it answers, and its environment."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     settings = {"POSE_PORT": str(port), "POSE_DRAIN_S": "0", "HTTP_PROXY": "http://127.0.0.1:9"}
     environment = {**os.environ, **settings, "PYTHONPATH": str(image), "HOME": str(tmp_path)}
     command = [sys.executable, "-m", "app.cli", *json.loads(arguments("CMD")[-1])]
@@ -84,9 +85,8 @@ def answers(client: httpx.Client) -> bool:
 
 
 def test_what_is_copied_is_not_ignored() -> None:
-    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {source for given in arguments("COPY") for source in shlex.split(given)[:-1]}
-    assert copied == let_through
+    assert copied == LET_THROUGH
 
 
 def test_the_entry_point_is_the_one_that_is_installed() -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from serving import Server, encoded, picture
+from serving import Server, encoded, free_port, picture
 from streams import ONE, ask, eventually, open_stream
 
 from app.errors import PoseError
@@ -54,8 +53,7 @@ def prometheus(server: Server, folder: Path) -> Iterator[httpx.Client]:
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [server.url.removeprefix("http://")]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     shutil.copy(DEPLOY / "alerts.yml", folder)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     options = ["--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address={address}"]
     with subprocess.Popen([program, *options], cwd=folder, stderr=subprocess.DEVNULL) as process:
         try:
