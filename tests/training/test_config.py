@@ -56,6 +56,8 @@ def test_values_of_the_file_reach_the_recipe(tmp_path: Path) -> None:
         ("distillation = 'mutual'\nfau = 'mean'\n" + GOOD + "[[branches]]\nname = 'a'\n", "at least two branches"),
         ("kd_ramp = 0\n" + GOOD, "kd_ramp must be above 0"),
         ("absent_weight = -1\n" + GOOD, "absent_weight must be at least 0, got -1"),
+        ("oks_weight = -1\n" + GOOD, "oks_weight must be at least 0, got -1"),
+        ("mirror = true\n" + GOOD.replace("pose", "detector"), "mirror is for poses, not for a detector"),
         ("ema_decay = 1.5\n" + GOOD, "ema_decay must be in [0, 1), got 1.5"),
         ("learning_rate = -1\n" + GOOD, "learning_rate must be at least 0, got -1"),
         ("sigma = 0\n" + GOOD, "sigma must be above 0, got 0"),
