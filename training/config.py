@@ -13,6 +13,12 @@ NetworkName = Literal["student", "hourglass", "resnet18", "mobilenetv2", "shuffl
 BEST = "best"
 CHANCES = "flip rotation half_body occlusion low_light noise blur mosaic close_up background".split()  # of Augment
 
+UNREAD = {  # by each task: a file that sets one of these expects what will not come
+    "pose": ("box_weight", "augment.mosaic", "augment.close_up"),
+    "detector": ("sigma", "hard_kl_weight", "oks_weight", "absent_weight", "mirror")
+    + ("augment.scale", "augment.rotation", "augment.shift", "augment.half_body", "augment.background"),
+}
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be trained; the message names the key, what was expected and what came."""
@@ -203,7 +209,6 @@ class Recipe:
         _require(how != "mutual" or not alone, "mutual distillation needs at least two branches")
         weighed = how == "ensemble" or alone or self.fau == "mean"
         _require(weighed, f'{how} distillation learns no weights of branches: set fau = "mean", got {self.fau!r}')
-        _require(not self.mirror or self.task == "pose", "mirror is for poses, not for a detector")
         _require(self.kd_ramp > 0, f"kd_ramp must be above 0, got {self.kd_ramp}")
 
     @property
@@ -226,13 +231,24 @@ def _require(truth: bool, message: str) -> None:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a TOML recipe. Raises RecipeError for unknown keys, wrong types and impossible values, naming the file."""
+    """Read a TOML recipe.
+
+    Raises RecipeError, naming the file, for unknown keys, wrong types, impossible values, and keys that the recipe's
+    task does not read.
+    """
     try:
         values = tomllib.loads(path.read_text())
         recipe: Recipe = _build(Recipe, values, "")
+        _require_read(values, recipe.task)
     except (OSError, tomllib.TOMLDecodeError, RecipeError) as error:
         raise RecipeError(f"{path}: {error}") from error
     return recipe
+
+
+def _require_read(values: dict[str, Any], task: str) -> None:
+    given = {*values, *(f"augment.{name}" for name in values.get("augment", {}))}
+    unread = sorted(given & set(UNREAD[task]))
+    _require(not unread, f"a {task} recipe does not read {', '.join(unread)}")
 
 
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
