@@ -131,7 +131,7 @@ def train(
         Path | None, typer.Option(help='checkpoint that a recipe with distillation "teacher" needs')
     ] = None,
     max_hours: Annotated[float, typer.Option(help="stop after the epoch in which this passes")] = float("inf"),
-    limit: Annotated[int | None, typer.Option(help="use only so many pictures, for a trial")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="use only so many pictures, for a trial")] = None,
     pictures: Annotated[
         str, typer.Option(help="decoded once and kept in memory, or on demand from files: auto, memory or files")
     ] = "auto",
@@ -154,7 +154,7 @@ def ablate(
     teacher: Annotated[Path | None, typer.Option(help="recipe of the heavy teacher; derived unless given")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     amp: Annotated[str, typer.Option(help="bfloat16: auto, on or off")] = "auto",
-    limit: Annotated[int | None, typer.Option(help="use only so many pictures, for a trial")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="use only so many pictures, for a trial")] = None,
     init: Annotated[Path | None, typer.Option(help="checkpoint whose trunk every row starts from")] = None,
 ) -> None:
     """Train a recipe beside its baselines with several seeds; the table lands in OUT as ablation.md and .png."""
@@ -204,7 +204,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="which JSON of the folder")] = "val",
     pose: Annotated[Path, typer.Option(help="an exported pose student")] = WEIGHTS / "pose.onnx",
     detector: Annotated[Path | None, typer.Option(help="an exported detector")] = WEIGHTS / "detector.onnx",
-    limit: Annotated[int | None, typer.Option(help="use only so many pictures, for a trial")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="use only so many pictures, for a trial")] = None,
     held_out: Annotated[
         float, typer.Option(help="with a recipe's holdout, only the pictures of --split train that it keeps aside")
     ] = 0.0,

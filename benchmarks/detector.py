@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from training.datasets import load_dataset
-from training.evaluate import complete_pictures, find_people, listed_boxes, load_network
+from training.evaluate import complete_pictures, find_people, judged, load_network
 from training.metrics import MIN_BOX_HEIGHT_PX, Floats, Found, match_boxes, recall_at_false_rate
 
 HEIGHTS = (0.0, 0.14, 0.2, 0.28, 0.4, 0.5625, 0.75, 1.01)  # in parts of the picture's longer side
@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset = load_dataset(arguments.data, arguments.split)
     chosen = complete_pictures(dataset)
-    found, listed = find_people(load_network(arguments.detector), dataset, chosen), listed_boxes(dataset, chosen)
+    found, listed = judged(find_people(load_network(arguments.detector), dataset, chosen), dataset, chosen)
     recall, threshold = recall_at_false_rate(found, listed)
     sides_px = dataset.pictures.size_wh[chosen].amax(1).tolist()
     heights, counts, right = people_table(found, listed, sides_px, threshold).T

@@ -1,6 +1,8 @@
 """Drawn people, learnable in seconds, as a COCO-format folder."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +54,12 @@ def write_folder(folder: Path, pictures: int) -> Path:
     for split in ("train", "val"):
         (folder / f"{split}.json").write_text(json.dumps(content))
     return folder
+
+
+def changed(folder: Path, target: Path, edit: Callable[[Any], object]) -> Path:
+    """A copy of `folder` whose train.json went through `edit`."""
+    shutil.copytree(folder, target)
+    content = json.loads((target / "train.json").read_text())
+    edit(content)
+    (target / "train.json").write_text(json.dumps(content))
+    return target

@@ -31,7 +31,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen unrelated types for a broken file
-        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+        first = (str(error).splitlines() or [type(error).__name__])[0]  # torch adds advice for its own users
+        raise CheckpointError(f"{path}: not a readable checkpoint (a .pt file): {first}") from error
     if not isinstance(content, dict) or "recipe" not in content or "model" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of this project")
     return content

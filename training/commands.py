@@ -8,26 +8,31 @@ import cv2
 import torch
 
 from app.settings import Settings
-from training.coco import find_split
 from training.config import load_recipe
+from training.data import Dataset
 from training.datasets import load_dataset
 from training.evaluate import (
     Measured,
     coco_ap,
+    coco_truth,
     complete_pictures,
     detector_table,
-    listed_boxes,
+    judged,
     load_network,
     measure_poses,
 )
 from training.joints import MPII
 from training.metrics import Floats, Found, recall_and_false_rate, recall_at_false_rate
 from training.pckh import Pckh
+from training.pose_task import scored
 from training.served import boxes_and_scores, coco_results, serve
 from training.train import Start, train
 
 # Share of people with OKS >= t, mean over t, of MediaPipe 0.10.21's BlazePose Full on 1.5x crops of the same val.json.
 BLAZEPOSE_FULL = {("coco", 2022): 0.29, ("lspet", 496): 0.54}  # by source and number of people: of no others
+
+
+NOBODY_LABELLED = "nobody here is tall enough and has enough labelled keypoints"
 
 
 def run_training(
@@ -49,8 +54,8 @@ def run_training(
     if chosen.type == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    dataset = load_dataset(data, "train", chosen, limit, pictures)
     fast = wants_amp(amp, chosen)
+    dataset = load_dataset(data, "train", chosen, limit, pictures)
     print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
     about = {"data": f"{len(dataset.people)} people of {data.name}, split train", "hardware": hardware(chosen)}
     return train(
@@ -67,17 +72,25 @@ def run_training(
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device for auto|cpu|cuda|cuda:N. Raises ValueError when CUDA is asked for and absent."""
+    """The torch device for auto|cpu|cuda|cuda:N. Raises ValueError for others, and for CUDA where it is absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"a device is auto, cpu, cuda or cuda:N, got {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name} was asked for, but PyTorch {torch.__version__} sees no CUDA device")
     return device
 
 
 def wants_amp(choice: str, device: torch.device) -> bool:
-    """bfloat16 for auto|on|off: on every CUDA device, and on CPUs with instructions that make it the faster type."""
+    """bfloat16 for auto|on|off: auto is on for CUDA, and for CPUs with instructions that make it the faster type.
+
+    Raises ValueError for another choice.
+    """
+    if choice not in ("auto", "on", "off"):
+        raise ValueError(f"amp is auto, on or off, got {choice!r}")
     if choice == "auto":
         return device.type == "cuda" or any(flag in _cpu_flags() for flag in ("amx_bf16", "avx512_bf16"))
     return choice == "on"
@@ -99,28 +112,40 @@ def run_evaluate(
     """
     dataset = load_dataset(data, split, limit=limit, held_out=held_out)
     network = load_network(pose)
-    measured = measure_poses(network, dataset)
     if dataset.joints == MPII:
+        measured = measure_poses(network, dataset)
         _print_pckh(pose, measured.pckh())
         _print_reliability(measured)
         return
+    if scored(dataset.people, dataset.joints).any():
+        _print_poses(pose, measure_poses(network, dataset))
+    else:
+        print(f"\n{NOBODY_LABELLED}: poses are not measured")
+    if detector is not None:
+        _print_whole(pose, detector, dataset, split)
+
+
+def _print_poses(pose: Path, measured: Measured) -> None:
     print(f"\n{pose}, listed boxes, no flip test: share of people with OKS >= t, mean over t = .50:.05:.95")
     print(f"{'source':<10}{'people':>8}{'share':>9}{'BlazePose Full':>16}")
     for source, (count, value) in measured.oks_table().items():
         known = BLAZEPOSE_FULL.get((source, count))
         print(f"{source:<10}{count:>8}{value:>9.3f}{known if known is not None else '':>16}")
     _print_reliability(measured)
-    if detector is None or "coco" not in dataset.sources:
-        return
-    row = detector_table(load_network(detector), dataset)
-    print(f"\n{detector}: recall of people taller than 64 px at 0.3 false people a picture (IoU 0.5, COCO pictures)")
+
+
+def _print_whole(pose: Path, detector: Path, dataset: Dataset, split: str) -> None:
+    """People found in the pictures where everybody is annotated: by the detector alone, and as the service does it."""
+    row, pictures = detector_table(load_network(detector), dataset), complete_pictures(dataset)
+    print(f"\n{detector}: recall of people taller than 64 px at 0.3 false people a picture (IoU 0.5)")
     print(f"recall {row['recall_at_0.3_false']:.3f} at score {row['threshold']:.3f}, {row['pictures']} pictures")
-    pictures = complete_pictures(dataset)
     served = serve(pose, detector, dataset, pictures)
-    _print_served(boxes_and_scores(served), listed_boxes(dataset, pictures))
+    _print_served(*judged(boxes_and_scores(served), dataset, pictures))
+    if not dataset.people.labelled.any():
+        return
     image_ids = [int(dataset.image_ids[index]) for index in pictures]
-    scores = coco_ap(find_split(data, split).annotations, coco_results(served, image_ids), image_ids)
-    print(f"COCO keypoint AP on {split}.json (its areas are approximate), no boxes given:")
+    scores = coco_ap(coco_truth(dataset), coco_results(served, image_ids), image_ids)
+    print(f"COCO keypoint AP on {split}.json, no boxes given:")
     print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 
 
@@ -136,7 +161,7 @@ def _print_served(found: Found, listed: list[Floats]) -> None:
     recall, threshold = recall_at_false_rate(found, listed)
     default = float(Settings.model_fields["min_score"].default)
     now, false = recall_and_false_rate(found, listed, default)
-    print("\nboth, as the service runs them: recall of people taller than 64 px (IoU 0.5, COCO pictures)")
+    print("\nboth, as the service runs them: recall of people taller than 64 px (IoU 0.5)")
     print(f"recall {recall:.3f} at 0.3 false people a picture, from person scores of {threshold:.3f} on")
     print(f"recall {now:.3f} with {false:.2f} false people a picture at the default POSE_MIN_SCORE of {default:g}")
 

@@ -1,7 +1,7 @@
 """COCO-format folders: pictures, and people as tensors."""
 
 import dataclasses
-import json
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.annotations import NUM_KEYPOINTS, annotation_fault, completed, read_annotations
 from training.coco import find_split
 from training.joints import COCO, JointSet
 from training.pictures import DataError, Pictures, open_pictures
 
 log = logging.getLogger("okdhp.data")
-NUM_KEYPOINTS = len(COCO.names)
 PARTIAL_SOURCES = ("lspet",)  # in whose pictures only one of possibly several people is annotated
 
 
@@ -25,8 +25,8 @@ class People:
     """N annotated people.
 
     picture (N,) index into Pictures; boxes (N, 4) xyxy; keypoints (N, K, 2) in picture pixels; labelled (N, K) bool;
-    area (N,) px^2; ids (N,) annotation ids; head_boxes (N, 4) xyxy, NaN where not known; image_ids (N,) and sources
-    (N,) of their pictures.
+    area (N,) px^2; crowd (N,) bool: boxes of several people at once, who are neither to be found nor background; ids
+    (N,) annotation ids; head_boxes (N, 4) xyxy, NaN where not known; image_ids (N,) and sources (N,) of their pictures.
     """
 
     picture: Tensor
@@ -34,6 +34,7 @@ class People:
     keypoints: Tensor
     labelled: Tensor
     area: Tensor
+    crowd: Tensor
     ids: Tensor
     head_boxes: Tensor
     image_ids: Tensor
@@ -69,6 +70,13 @@ def held_pictures(image_ids: np.ndarray, share: float) -> np.ndarray:
     return mixed < share * 2**24
 
 
+def digest(people: People) -> str:
+    """Tells one set of annotations from another: a hash of ids, boxes and labelled keypoints."""
+    points = people.keypoints * people.labelled[..., None]
+    parts = (people.ids, people.boxes, points)
+    return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:16]
+
+
 def chosen_pictures(image_ids: np.ndarray, limit: int | None, held_out: float) -> list[int]:
     """Which pictures to load, in order: all, or with `held_out` those kept aside; of them `limit` at random."""
     kept = np.flatnonzero(held_pictures(image_ids, held_out)) if held_out > 0 else np.arange(len(image_ids))
@@ -93,58 +101,27 @@ def load_coco(
     only the pictures that training with this holdout keeps aside. Raises DataError when the folder has nothing to use.
     """
     path, folder, source = find_split(folder, name)
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: expected a COCO keypoints file: {error}") from error
-    entries = content.get("images", [])
-    ids = np.array([entry["id"] for entry in entries], dtype=np.int64)
-    entries = [entries[i] for i in chosen_pictures(ids, limit, held_out)]
+    listed = read_annotations(path)
+    ids = np.array([entry["id"] for entry in listed.images], dtype=np.int64)
+    entries = [listed.images[i] for i in chosen_pictures(ids, limit, held_out)]
     kept, pictures = open_pictures(folder, entries, device or torch.device("cpu"), keep)
     if not kept:
         raise DataError(f"{path}: none of its {len(entries)} pictures could be read under {folder}")
     slot = {entry["id"]: index for index, entry in enumerate(kept)}
     sources = np.array([entry.get("source", source) for entry in kept])
-    annotations = [a for a in content.get("annotations", []) if a.get("image_id") in slot]
-    people = _people(annotations, slot, sources, pictures.size_wh)
+    people = _people([a for a in listed.people if a["image_id"] in slot], slot, sources, pictures.size_wh)
     return Dataset(pictures, people, np.array([entry["id"] for entry in kept]), sources)
-
-
-def annotation_fault(annotation: dict[str, Any], size_wh: tuple[int, int]) -> str | None:
-    """Why an annotation cannot be trained on, or None. Labelled keypoints may lie up to 10% outside the picture."""
-    try:
-        keypoints = np.array(annotation.get("keypoints", []), dtype=np.float64)
-        numbers = np.array([*annotation.get("bbox", []), annotation.get("area")], dtype=np.float64)
-    except (TypeError, ValueError):
-        return "bbox, area or keypoints are not all numbers"
-    if keypoints.shape != (3 * NUM_KEYPOINTS,):
-        return f"expected {3 * NUM_KEYPOINTS} keypoint numbers, got {keypoints.size}"
-    if len(numbers) != 5 or not np.isfinite([*numbers, *keypoints]).all():
-        return "bbox, area or keypoints are missing or not finite"
-    x, y, w, h, area = numbers.tolist()
-    if min(w, h) < 1 or area <= 0:
-        return f"its box is {w:g} x {h:g} pixels, its area {area:g}"
-    if x + w <= 0 or y + h <= 0 or x >= size_wh[0] or y >= size_wh[1]:
-        return "its box lies outside the picture"
-    points = keypoints.reshape(-1, 3)
-    points = points[points[:, 2] > 0, :2] / size_wh
-    if len(points) and (points.min() < -0.1 or points.max() > 1.1):
-        return "a labelled keypoint lies far outside the picture"
-    return None
 
 
 def _people(annotations: list[dict[str, Any]], slot: dict[int, int], sources: np.ndarray, sizes: Tensor) -> People:
     rows = []
     for annotation in annotations:
-        picture = slot[annotation["image_id"]]
+        picture, person = slot[annotation["image_id"]], completed(annotation)
         width, height = sizes[picture].tolist()
-        fault = annotation_fault(annotation, (width, height))
-        if fault:
-            log.warning("left out: annotation %s: %s", annotation.get("id"), fault)
-        elif not isinstance(annotation.get("id"), int):
-            log.warning("left out: an annotation of picture %s: it has no id", annotation["image_id"])
-        elif not annotation.get("iscrowd"):
-            rows.append((picture, annotation))
+        if fault := annotation_fault(person, (width, height)):
+            log.warning("left out: annotation %s: %s", person["id"], fault)
+        else:
+            rows.append((picture, person))
     pictures = np.array([picture for picture, _ in rows], dtype=np.int64)
     table = np.array([a["keypoints"] for _, a in rows], dtype=np.float32).reshape(-1, NUM_KEYPOINTS, 3)
     boxes = np.array([a["bbox"] for _, a in rows], dtype=np.float32).reshape(-1, 4)
@@ -155,8 +132,9 @@ def _people(annotations: list[dict[str, Any]], slot: dict[int, int], sources: np
         keypoints=torch.from_numpy(table[..., :2].copy()),
         labelled=torch.from_numpy(table[..., 2] > 0),
         area=torch.tensor([float(a["area"]) for _, a in rows]),
-        ids=torch.tensor([int(a["id"]) for _, a in rows], dtype=torch.int64),
+        crowd=torch.tensor([bool(a.get("iscrowd")) for _, a in rows], dtype=torch.bool),
+        ids=torch.tensor([a["id"] for _, a in rows], dtype=torch.int64),
         head_boxes=torch.full((len(rows), 4), torch.nan),
-        image_ids=torch.tensor([int(a["image_id"]) for _, a in rows], dtype=torch.int64),
+        image_ids=torch.tensor([a["image_id"] for _, a in rows], dtype=torch.int64),
         sources=sources[pictures] if len(rows) else np.array([], dtype=str),
     )

@@ -13,8 +13,8 @@ from training.config import Recipe, Stage
 from training.data import PARTIAL_SOURCES, Dataset
 from training.distillation import soft_loss, soft_targets
 from training.losses import Heatmaps, box_iou, giou_loss, quality_focal
-from training.metrics import recall_at_false_rate
-from training.pictures import Pictures
+from training.metrics import outside_crowds, recall_at_false_rate
+from training.pictures import DataError, Pictures
 from training.rows import student_of
 from training.snapshots import draw_boxes, grid, pictures
 from training.targets import cells_within, centre_targets
@@ -43,6 +43,8 @@ class DetectorTask:
 
     def __init__(self, recipe: Recipe, dataset: Dataset, held_pictures: np.ndarray) -> None:
         self.recipe, self.pictures = recipe, dataset.pictures
+        if dataset.people.crowd.all():
+            raise DataError("a detector learns from people's boxes, and there are none")
         self.listed = listed_people(dataset)
         partial, kept = np.isin(dataset.sources, PARTIAL_SOURCES), ~held_pictures
         asked = partial if partial.all() else ~partial
@@ -131,8 +133,13 @@ class DetectorTask:
         if not len(self.held):
             return {}
         found = detect(model, self.pictures, self.held, (stage.height, stage.width))
-        annotated = [self.listed.boxes[i][self.listed.valid[i]].numpy() for i in self.held.tolist()]
-        return {name: recall_at_false_rate(results, annotated)[0] for name, results in found.items()}
+        held, boxes = self.held.tolist(), self.listed.boxes
+        annotated = [boxes[i][self.listed.valid[i]].numpy() for i in held]
+        crowds = [boxes[i][self.listed.ignored[i]].numpy() for i in held]
+        return {
+            name: recall_at_false_rate(outside_crowds(results, annotated, crowds), annotated)[0]
+            for name, results in found.items()
+        }
 
     @torch.no_grad()
     def draw(self, model: OKDHP, stage: Stage) -> np.ndarray | None:

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from app.geometry import Matrix, crop_matrix, invert, letterbox_matrix, transform, warp
 from training.calibration import Bin, reliability, right_keypoints
-from training.data import Dataset, People
+from training.data import PARTIAL_SOURCES, Dataset, People
 from training.joints import MPII, JointSet
-from training.metrics import oks, oks_share, recall_at_false_rate
+from training.metrics import Found, oks, oks_share, outside_crowds, recall_at_false_rate
 from training.pckh import Pckh, pckh
 from training.pictures import DataError
 from training.pose_task import score_name, scored
@@ -34,10 +34,13 @@ class Network:
 
 
 def load_network(path: Path) -> Network:
-    """Open an exported file on the CPU."""
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (entry,) = session.get_inputs()
-    _, height, width, _ = entry.shape
+    """Open an exported file on the CPU. Raises DataError for anything else."""
+    try:
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        (entry,) = session.get_inputs()
+        _, height, width, _ = entry.shape
+    except Exception as error:  # ONNX Runtime's errors have no common type
+        raise DataError(f"{path}: not a network that okdhp export wrote: {error}") from error
     return Network((width, height), lambda pictures: session.run(None, {entry.name: np.stack(pictures)}))
 
 
@@ -118,42 +121,68 @@ def find_people(network: Network, dataset: Dataset, pictures: list[int]) -> list
     return found
 
 
-def listed_boxes(dataset: Dataset, pictures: list[int]) -> list[Floats]:
-    """The annotated people's boxes (N, 4) xyxy in each of `pictures`."""
+def judged(found: Found, dataset: Dataset, pictures: list[int]) -> tuple[Found, list[Floats]]:
+    """Who was found in each of `pictures`, but for those in crowds, and the annotated people's boxes (N, 4) there."""
     owner, boxes = dataset.people.picture.numpy(), dataset.people.boxes.numpy()
-    return [boxes[owner == index] for index in pictures]
+    crowd = dataset.people.crowd.numpy()
+    people, crowds = ([boxes[(owner == index) & which] for index in pictures] for which in (~crowd, crowd))
+    return outside_crowds(found, people, crowds), people
 
 
-def complete_pictures(dataset: Dataset, source: str = "coco") -> list[int]:
-    """The pictures of `source`, or all where none is: of other sources not everyone in a picture is annotated."""
-    chosen = np.flatnonzero(dataset.sources == source) if source in dataset.sources else range(len(dataset.pictures))
-    return [int(index) for index in chosen]
+def complete_pictures(dataset: Dataset) -> list[int]:
+    """The pictures in which everybody is annotated, or all where there is none."""
+    partial = np.isin(dataset.sources, PARTIAL_SOURCES)
+    return [int(index) for index in np.flatnonzero(~partial | partial.all())]
 
 
 def detector_table(network: Network, dataset: Dataset) -> dict[str, float]:
     """Recall of people taller than 64 px at 0.3 false people a picture, and the score threshold that gives it."""
     chosen = complete_pictures(dataset)
-    recall, threshold = recall_at_false_rate(find_people(network, dataset, chosen), listed_boxes(dataset, chosen))
+    recall, threshold = recall_at_false_rate(*judged(find_people(network, dataset, chosen), dataset, chosen))
     return {"pictures": len(chosen), "recall_at_0.3_false": round(recall, 4), "threshold": round(threshold, 4)}
 
 
 def candidates_threshold(network: Network, dataset: Dataset) -> float:
     """The detector's score that lets CANDIDATES false people a picture through, for the pose network to tell apart."""
     chosen = complete_pictures(dataset)
-    found, listed = find_people(network, dataset, chosen), listed_boxes(dataset, chosen)
+    found, listed = judged(find_people(network, dataset, chosen), dataset, chosen)
     return round(recall_at_false_rate(found, listed, CANDIDATES)[1], 4)
 
 
-def coco_ap(annotations: Path, results: list[dict[str, Any]], image_ids: list[int]) -> dict[str, float]:
-    """COCO keypoint AP and AR of `results` on `image_ids`, also at OKS .50 and .75 and for (M)edium and (L)arge people.
+def coco_truth(dataset: Dataset) -> dict[str, Any]:
+    """What is annotated in `dataset`, as a COCO keypoints file has it: what the loader left out is not in it."""
+    people = dataset.people
+    points = np.concatenate([people.keypoints.numpy(), 2.0 * people.labelled.numpy()[..., None]], axis=2)  # (N, 17, 3)
+    corners = people.boxes.numpy()
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    annotations = [
+        {
+            "id": int(people.ids[row]),
+            "image_id": int(people.image_ids[row]),
+            "category_id": 1,
+            "iscrowd": int(people.crowd[row]),
+            "bbox": boxes[row].tolist(),
+            "area": float(people.area[row]),
+            "keypoints": points[row].ravel().tolist(),
+            "num_keypoints": int(people.labelled[row].sum()),
+        }
+        for row in range(len(people))
+    ]
+    images = [{"id": int(number)} for number in dataset.image_ids]
+    return {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
 
-    faster-coco-eval, whose figures are pycocotools': crowds and people without a labelled keypoint are neither right
-    nor wrong, 20 results a picture count. Where no person is to be measured a figure is -1, as COCO has it.
+
+def coco_ap(truth: dict[str, Any], results: list[dict[str, Any]], image_ids: list[int]) -> dict[str, float]:
+    """COCO keypoint AP and AR of `results` on `image_ids` against `truth`, a keypoints file's content.
+
+    Also at OKS .50 and .75, and for (M)edium and (L)arge people; by faster-coco-eval, whose figures are pycocotools':
+    crowds and people without a labelled keypoint are neither right nor wrong, 20 results a picture count. Where no
+    person is to be measured a figure is -1, as COCO has it.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    truth = COCO(str(annotations))
-    evaluation = COCOeval_faster(truth, truth.loadRes(results) if results else COCO(), "keypoints")
+    annotated = COCO(truth)
+    evaluation = COCOeval_faster(annotated, annotated.loadRes(results) if results else COCO(), "keypoints")
     evaluation.params.imgIds = image_ids
     evaluation.evaluate()
     evaluation.accumulate()

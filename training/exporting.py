@@ -39,9 +39,14 @@ def run_export(
 
     branch: the recipe's kept one unless named. data: a folder on whose val the exported file is scored; what is chosen
     by data, a pose network's calibration and a detector's `min_score`, comes of the pictures of its train that the
-    recipe held out. size_hw: of the input, the last stage's unless given. Raises RecipeError for one that cannot be.
+    recipe held out. size_hw: of the input, the last stage's unless given. Raises RecipeError for one that cannot be,
+    and DataError for an `out` whose card or slim checkpoint would be written over something else.
     """
+    if out.suffix in (".pt", ".json"):
+        raise DataError(f"{out}: card and checkpoint lie beside the file with these endings; call it {out.stem}.onnx")
     content = load_checkpoint(checkpoint)
+    if content["model"] and out.with_suffix(".pt").resolve() == checkpoint.resolve():
+        raise DataError(f"{out}: its slim checkpoint would replace {checkpoint}; choose another name or folder")
     recipe, model = restore(content)
     last = recipe.stages[-1]
     size_hw = size_hw or (last.height, last.width)

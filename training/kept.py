@@ -18,5 +18,5 @@ def kept_branch(recipe: Recipe, history: list[dict[str, Any]]) -> str:
     scores = history[-1]["scores"] if history else {}
     known = [branch.name for branch in recipe.branches if math.isfinite(scores.get(branch.name, math.nan))]
     if not known:
-        raise CheckpointError(f"{recipe.name}: no held-out scores to choose the best branch by; name one")
+        raise CheckpointError(f"{recipe.name}: no held-out scores to choose the best branch by; name one (--branch)")
     return max(known, key=lambda name: float(scores[name]))

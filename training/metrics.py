@@ -91,6 +91,22 @@ def recall_and_false_rate(found: Found, annotated: list[Floats], threshold: floa
     return float((kept == RIGHT).sum() / max(total, 1)), float((kept == FALSE).sum() / max(len(found), 1))
 
 
+def outside_crowds(found: Found, annotated: list[Floats], crowds: list[Floats]) -> Found:
+    """`found` without whom no annotated box claims and who lies by more than half in a crowd (N, 4) of the picture.
+
+    As COCO's evaluation has it: who is found there is neither right nor wrong.
+    """
+    kept = []
+    for (boxes, confidence), listed, crowd in zip(found, annotated, crowds, strict=True):
+        left_top = np.maximum(boxes[:, None, :2], crowd[None, :, :2])
+        right_bottom = np.minimum(boxes[:, None, 2:], crowd[None, :, 2:])
+        shared = np.clip(right_bottom - left_top, 0, None).prod(-1)  # (found, crowds)
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+        counts = (match_boxes(boxes, listed) >= 0) | ~(shared > area[:, None] / 2).any(1)
+        kept.append((boxes[counts], confidence[counts]))
+    return kept
+
+
 def _outcomes(found: Found, annotated: list[Floats]) -> tuple[Floats, NDArray[np.int64], int]:
     """Every found box's score and what it is, and how many tall people there are."""
     scores, kinds, total = [], [], 0

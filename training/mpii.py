@@ -236,6 +236,7 @@ def _people(people: Mpii, picture: NDArray[np.int64], ids: NDArray[np.int64]) ->
         keypoints=torch.from_numpy(np.nan_to_num(people.joints).astype(np.float32)),
         labelled=torch.from_numpy(people.labelled),
         area=torch.from_numpy((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])),
+        crowd=torch.zeros(len(people), dtype=torch.bool),
         ids=torch.arange(len(people)),
         head_boxes=torch.from_numpy(people.head_boxes.astype(np.float32)),
         image_ids=torch.from_numpy(ids[picture]),

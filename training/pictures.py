@@ -157,8 +157,8 @@ def open_pictures(
 ) -> tuple[list[Entry], Pictures]:
     """The entries whose `file_name` under `folder` is a picture, of the stated size if any, and those pictures.
 
-    Others are named in the log and left out. keep: decoded in "memory", in "files" to be decoded on demand (then only
-    the headers are looked at now, and a picture that proves broken stops the run), or "auto": in memory if they fit.
+    Others are named in the log and left out. keep: decoded in "memory", in "files" to be decoded on demand (each is
+    looked through once now, and one that breaks later stops the run), or "auto": in memory if they fit.
     """
     if keep not in KEEPS:
         raise DataError(f"pictures are kept in one of {KEEPS}, got {keep!r}")
@@ -175,7 +175,7 @@ def open_pictures(
     if keep == "memory":
         kept, images = _good(entries, lambda entry: decode(*named(entry)), "decode")
         return kept, DecodedPictures(images, device)
-    kept, sizes = _good(entries, lambda entry: header_size(*named(entry)), "look at")
+    kept, sizes = _good(entries, lambda entry: picture_size(*named(entry)), "look at")
     return kept, PictureFiles([named(entry)[0] for entry in kept], sizes, device)
 
 
@@ -206,14 +206,16 @@ def decode(file: Path, stated_wh: tuple[int, ...] | None) -> np.ndarray | str:
     return _unlike(file, (width, height), stated_wh) or cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def header_size(file: Path, stated_wh: tuple[int, ...] | None) -> tuple[int, int] | str:
-    """Upright width and height of the picture in `file`, from its header alone, or what is wrong with it."""
+def picture_size(file: Path, stated_wh: tuple[int, ...] | None) -> tuple[int, int] | str:
+    """Upright width and height of the picture in `file`, or what is wrong with it."""
     try:
         with Image.open(file) as image:
             width, height = image.size
+            image.draft("RGB", (width // 8, height // 8))  # a JPEG is decoded at an eighth, which is faster
+            image.load()  # tells of a file that was cut short: its header does not
             if image.getexif().get(ExifTags.Base.Orientation) in TURNED:
                 width, height = height, width
-    except OSError as error:  # Pillow's own errors among them
+    except Exception as error:  # Pillow has a dozen unrelated types for a broken file
         return f"{file}: {error}"
     return _unlike(file, (width, height), stated_wh) or (width, height)
 
@@ -229,7 +231,7 @@ def decoded_bytes(folder: Path, entries: list[Entry], looked_at: int = 200) -> f
     stated = [3 * entry["width"] * entry["height"] for entry in entries if "width" in entry]
     others = [entry for entry in entries if "width" not in entry]
     chosen = others[:: max(len(others) // looked_at, 1)]
-    sizes = [header_size(folder / str(entry.get("file_name")), None) for entry in chosen]
+    sizes = [picture_size(folder / str(entry.get("file_name")), None) for entry in chosen]
     seen = [3 * size[0] * size[1] for size in sizes if not isinstance(size, str)]
     return float(sum(stated)) + (len(others) * float(np.mean(seen)) if seen else 0.0)
 

@@ -58,6 +58,10 @@ class Progress:
         before, now = content.get("data", ""), self.about.get("data", "")
         if before and now != before:
             raise CheckpointError(f"{self.path}: has learnt from {before}, not {now}; choose another output folder")
+        if content.get("annotations", self.about.get("annotations")) != self.about.get("annotations"):
+            raise CheckpointError(f"{self.path}: has learnt from other annotations; choose another output folder")
+        if not content["model"]:
+            raise CheckpointError(f"{self.path}: is a slim checkpoint: a run can start from it (--init), not go on")
         run.model.load_state_dict(content["model"])
         run.ema.model.load_state_dict(content["ema"])
         run.ema.updates = content["ema_updates"]

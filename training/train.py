@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from model.okdhp import OKDHP, Outputs
 from training.checkpoint import CheckpointError, lineage, load_checkpoint
-from training.config import Recipe, Stage
-from training.data import Dataset, held_pictures
+from training.config import BEST, Recipe, Stage
+from training.data import Dataset, digest, held_pictures
 from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
 from training.ema import EMA
@@ -87,7 +87,8 @@ def train(
     """
     run = prepare(recipe, dataset, device, amp, start, compiled)
     before = lineage(start.init) if start.init is not None else []
-    state = Progress(run, out / "last.pt", {**(about or {}), "joints": dataset.joints.name}, before)
+    known = {**(about or {}), "joints": dataset.joints.name, "annotations": digest(dataset.people)}
+    state = Progress(run, out / "last.pt", known, before)
     state.resume()
     stop, began = stop_on_signal(), time.monotonic()
     board = SummaryWriter(str(out)) if run.group.leads else None
@@ -144,9 +145,13 @@ def prepare(
     torch.manual_seed(recipe.seed)
     group = join_group(device)
     kind: Callable[..., Task] = PoseTask if recipe.task == "pose" else DetectorTask
-    task = kind(recipe, dataset, held_pictures(dataset.image_ids, recipe.holdout))
-    if len(task) < max(stage.batch for stage in recipe.stages):
-        raise DataError(f"{len(task)} training examples do not fill one batch of {recipe.stages[0].batch}")
+    held = held_pictures(dataset.image_ids, recipe.holdout)
+    if recipe.kept == BEST and not held.any():
+        raise DataError(f"of {len(held)} pictures none is held out to choose the best branch by: raise holdout")
+    task = kind(recipe, dataset, held)
+    batch = max(stage.batch for stage in recipe.stages)
+    if len(task) < batch:
+        raise DataError(f"{len(task)} training examples do not fill one batch of {batch}: lower the stage's batch")
     model = group.prepare(task.build().to(device))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if start.init is not None:

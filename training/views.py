@@ -24,18 +24,19 @@ class Listed(NamedTuple):
     """The people of P pictures, padded to N, the largest number in one.
 
     boxes (P, N, 4) xyxy in picture pixels; heads (P, N, 2) the mean of the labelled face points, NaN where not known;
-    valid (P, N) which are real.
+    valid (P, N) which are real; ignored (P, N) which are crowds, that nobody counted.
     """
 
     boxes: Tensor
     heads: Tensor
     valid: Tensor
+    ignored: Tensor
 
 
 class Seen(NamedTuple):
     """The people in B views: boxes (B, N, 4) xyxy in the view's pixels, cut to it; which are to be found, valid (B, N).
 
-    ignored (B, N): who is too small, or of whom too little is in view, to call them found or not.
+    ignored (B, N): who is too small, or of whom too little is in view, to call them found or not; and crowds.
     """
 
     boxes: Tensor
@@ -47,14 +48,14 @@ def listed_people(dataset: Dataset) -> Listed:
     """Every picture's people."""
     people = dataset.people
     count = torch.bincount(people.picture, minlength=len(dataset.pictures))
-    valid = torch.arange(int(count.max()))[None] < count[:, None]
-    boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(*valid.shape, 1)
-    heads = torch.full((*valid.shape, 2), math.nan)
+    filled = torch.arange(int(count.max()))[None] < count[:, None]
+    boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(*filled.shape, 1)
+    heads, crowd = torch.full((*filled.shape, 2), math.nan), torch.zeros_like(filled)
     order = people.picture.argsort(stable=True)
-    boxes[valid] = people.boxes[order]
+    boxes[filled], crowd[filled] = people.boxes[order], people.crowd[order]
     if dataset.joints == COCO:  # other joint sets have no face
-        heads[valid] = _heads(people.keypoints, people.labelled)[order]
-    return Listed(boxes, heads, valid)
+        heads[filled] = _heads(people.keypoints, people.labelled)[order]
+    return Listed(boxes, heads, filled & ~crowd, crowd)
 
 
 def _heads(keypoints: Tensor, labelled: Tensor) -> Tensor:
@@ -124,7 +125,8 @@ def backgrounds(listed: Listed, sizes_wh: Tensor, rows: Tensor, generator: Gener
     sides = torch.cat([height * draw(0.4, 0.9), height], 2)
     low = torch.cat([draw(0, 1), draw(0, 1)], 2) * (wh - sides).clamp_min(0)
     places = torch.cat([low, torch.minimum(low + sides, wh)], 2)  # (B, PLACES, 4)
-    people, listed_here = listed.boxes[rows][:, None], listed.valid[rows][:, None]  # (B, 1, N, 4), (B, 1, N)
+    people = listed.boxes[rows][:, None]  # (B, 1, N, 4)
+    listed_here = (listed.valid | listed.ignored)[rows][:, None]  # (B, 1, N)
     shared = torch.minimum(places[:, :, None, 2:], people[..., 2:]) - torch.maximum(
         places[:, :, None, :2], people[..., :2]
     )
@@ -145,8 +147,8 @@ def seen_people(listed: Listed, rows: Tensor, matrices: Tensor, size_hw: tuple[i
     head_seen = ((heads > 0) & (heads < limit[:2])).all(-1)  # never where it is not known: NaN is neither
     enough = (kept > MIN_VISIBLE) | head_seen
     large = (sides.amin(-1) > 2) & (sides.amax(-1) > MIN_SIDE_PX)
-    in_view = valid & (sides.amin(-1) > 0)
-    return Seen(cut, in_view & large & enough, in_view & ~(large & enough))
+    in_view, found = sides.amin(-1) > 0, large & enough
+    return Seen(cut, in_view & valid & found, in_view & (listed.ignored[rows] | (valid & ~found)))
 
 
 def transform_boxes(boxes: Tensor, matrices: Tensor) -> Tensor:

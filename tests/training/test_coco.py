@@ -1,10 +1,12 @@
 """COCO's folder layout, and our AP against the public evaluator's."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
@@ -12,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from training.coco import find_split, given_box_results, result_entry
 from training.datasets import load_dataset
-from training.evaluate import COCO_FIGURES, coco_ap
+from training.evaluate import COCO_FIGURES, coco_ap, coco_truth
 
 
 def official_layout(folder: Path, target: Path, images: str = "val2017") -> Path:
@@ -98,20 +100,49 @@ def test_every_figure_equals_the_official_evaluators(tmp_path: Path, seed: int, 
     image_ids = [entry["id"] for entry in truth["images"]][: int(30 * share)]
     results = [entry for entry in guesses(truth, random) if entry["image_id"] in image_ids]
     expected = official_figures(tmp_path / "val.json", results, image_ids)
-    found = coco_ap(tmp_path / "val.json", results, image_ids)
+    found = coco_ap(truth, results, image_ids)
     assert 0.05 < expected["AP"] < 0.95
     assert list(found) == list(COCO_FIGURES)
     assert found == pytest.approx(expected, abs=1e-9)
 
 
 def test_perfect_guesses_in_given_boxes_reach_one(drawn_folder: Path) -> None:
-    people = load_dataset(drawn_folder, "val").people
+    dataset = load_dataset(drawn_folder, "val")
+    people = dataset.people
     results = given_box_results(people.image_ids.tolist(), people.keypoints.numpy(), np.full((len(people), 17), 0.9))
-    found = coco_ap(drawn_folder / "val.json", results, sorted(set(people.image_ids.tolist())))
+    found = coco_ap(coco_truth(dataset), results, sorted(set(people.image_ids.tolist())))
     assert (found["AP"], found["AR"]) == pytest.approx((1.0, 1.0))
     assert results[0]["score"] == pytest.approx(0.9)
 
 
 def test_nobody_found_is_nothing_reached(drawn_folder: Path) -> None:
-    found = coco_ap(drawn_folder / "val.json", [], [1, 2, 3])
+    found = coco_ap(coco_truth(load_dataset(drawn_folder, "val")), [], [1, 2, 3])
     assert (found["AP"], found["AR"]) == (0.0, 0.0)
+
+
+def test_what_the_loader_reads_is_evaluated_as_the_file_is(tmp_path: Path) -> None:
+    """Crowds, people without a label, areas and boxes survive; category ids and missing keys do not matter."""
+    random = np.random.default_rng(0)
+    truth = hard_truth(random)
+    for person in truth["annotations"]:
+        table = np.clip(np.array(person["keypoints"]).reshape(17, 3), 0, (639, 479, 2))
+        person["keypoints"] = table.ravel().tolist()
+        if (table[:, 2] > 0).any():  # the loader wants people's keypoints near their box
+            low, high = (edge(table[table[:, 2] > 0, :2], axis=0) for edge in (np.min, np.max))
+            person["bbox"] = [*low, *(high - low + 1)]
+    results = guesses(truth, random)
+    image_ids = [entry["id"] for entry in truth["images"]]
+    (tmp_path / "images").mkdir()
+    for entry in truth["images"]:
+        cv2.imwrite(str(tmp_path / "images" / entry["file_name"]), np.zeros((480, 640, 3), np.uint8))
+    expected = coco_ap(copy.deepcopy(truth), results, image_ids)
+    for person in truth["annotations"]:
+        person["category_id"] = 3
+        del person["num_keypoints"]
+        if not person["iscrowd"]:
+            del person["iscrowd"]
+    truth["categories"][0]["id"] = 3
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    dataset = load_dataset(tmp_path, "val")
+    assert len(dataset.people) == len(truth["annotations"])
+    assert coco_ap(coco_truth(dataset), results, image_ids) == pytest.approx(expected, abs=1e-3)

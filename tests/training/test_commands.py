@@ -1,13 +1,16 @@
 """From recipe to deployed file through the command line, on drawn people."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from commandline import TINY_RECIPE, okdhp
+from drawn import changed
 from typer.testing import CliRunner
 
 from app.cli import app
@@ -29,6 +32,7 @@ from training.evaluate import (
 )
 from training.joints import COCO
 from training.metrics import measured
+from training.pictures import DataError
 from training.pose_task import build_model, predict, score
 from training.served import boxes_and_scores, coco_results, serve
 from training.train import start_from
@@ -156,6 +160,51 @@ def test_evaluate_prints_a_row_for_each_source_and_the_whole_pipeline(trained: P
     assert "AP" in said
 
 
+def test_evaluate_measures_the_whole_pipeline_on_a_folder_that_names_no_source(
+    trained: Path, drawn_folder: Path, tmp_path: Path
+) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        for entry in content["images"]:
+            del entry["source"]
+
+    folder = changed(drawn_folder, tmp_path / "mine", edit)
+    networks = ("--pose", trained / "pose.onnx", "--detector", trained / "detector.onnx")
+    said = okdhp("evaluate", "--data", folder, "--split", "train", *networks)
+    assert "24 pictures" in said
+    assert "AP " in said
+
+
+def test_evaluate_measures_the_detector_where_only_boxes_are_annotated(
+    trained: Path, drawn_folder: Path, tmp_path: Path
+) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        for person in content["annotations"]:
+            del person["keypoints"]
+
+    folder = changed(drawn_folder, tmp_path / "boxes", edit)
+    networks = ("--pose", trained / "pose.onnx", "--detector", trained / "detector.onnx")
+    said = okdhp("evaluate", "--data", folder, "--split", "train", *networks)
+    assert "poses are not measured" in said
+    assert "24 pictures" in said
+    assert "AP" not in said
+
+
+@pytest.mark.parametrize("out", ["last.onnx", "student.pt", "student.json"])
+def test_an_export_never_replaces_the_checkpoint_it_is_made_of(trained: Path, tmp_path: Path, out: str) -> None:
+    shutil.copy(trained / "pose" / "last.pt", tmp_path / "last.pt")
+    before = (tmp_path / "last.pt").read_bytes()
+    result = CliRunner().invoke(app, ["export", str(tmp_path / "last.pt"), str(tmp_path / out)])
+    assert result.exit_code == 2
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "last.pt"]
+
+
+@pytest.mark.parametrize("file", ["absent.onnx", "pose/last.pt", "pose.json"])
+def test_what_is_no_network_is_not_evaluated(trained: Path, drawn_folder: Path, file: str) -> None:
+    with pytest.raises(DataError, match="not a network that okdhp export wrote"):
+        load_network(trained / file)
+
+
 def test_perfect_results_have_an_ap_of_one(drawn_folder: Path) -> None:
     content = json.loads((drawn_folder / "val.json").read_text())
     results = [
@@ -163,8 +212,8 @@ def test_perfect_results_have_an_ap_of_one(drawn_folder: Path) -> None:
         for a in content["annotations"]
     ]
     ids = [image["id"] for image in content["images"]]
-    assert coco_ap(drawn_folder / "val.json", results, ids)["AP"] == pytest.approx(1.0)
-    halved = coco_ap(drawn_folder / "val.json", results[: len(results) // 2], ids)
+    assert coco_ap(content, results, ids)["AP"] == pytest.approx(1.0)
+    halved = coco_ap(content, results[: len(results) // 2], ids)
     assert halved["AR"] == pytest.approx(0.5)
 
 
@@ -205,6 +254,12 @@ def test_what_is_chosen_by_data_comes_of_the_held_out_pictures(trained: Path, dr
         (["train", "absent.toml", "--data", ".", "--out", "x"], "absent.toml: [Errno 2] No such file"),
         (["export", "absent.pt", "x.onnx"], "absent.pt: not a readable checkpoint"),
         (["train", "absent.toml", "--data", ".", "--out", "x", "--device", "cuda"], "sees no CUDA device"),
+        (
+            ["train", "tiny.toml", "--data", ".", "--out", "x", "--device", "gpu"],
+            "auto, cpu, cuda or cuda:N, got 'gpu'",
+        ),
+        (["train", "tiny.toml", "--data", ".", "--out", "x", "--amp", "yes"], "amp is auto, on or off, got 'yes'"),
+        (["train", "tiny.toml", "--data", ".", "--out", "x", "--limit", "0"], "0 is not in the range"),
     ],
 )
 def test_what_a_user_can_mend_is_said_in_one_line(

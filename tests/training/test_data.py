@@ -1,6 +1,5 @@
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +7,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from drawn import changed
 from PIL import ExifTags, Image
 
 from app.geometry import crop_matrix, letterbox_matrix, warp
+from training.annotations import annotation_fault
 from training.augment import crop_matrices
-from training.data import annotation_fault, held_pictures
+from training.data import digest, held_pictures
 from training.datasets import load_dataset
 from training.pictures import DataError, DecodedPictures, PictureFiles, open_pictures
-
-
-def changed(folder: Path, target: Path, edit: Any) -> Path:
-    """A copy of `folder` whose train.json went through `edit`."""
-    shutil.copytree(folder, target)
-    content = json.loads((target / "train.json").read_text())
-    edit(content)
-    (target / "train.json").write_text(json.dumps(content))
-    return target
 
 
 def test_people_come_with_their_own_picture(drawn_folder: Path) -> None:
@@ -67,7 +59,7 @@ def test_broken_annotations_are_named_and_left_out(
         fifth["bbox"] = None
         sixth["area"] = float("nan")
         seventh["bbox"][:2] = [-500, -500]
-        del eighth["area"]
+        eighth["bbox"] = [0, 0, 4, 4]
 
     with caplog.at_level(logging.WARNING):
         dataset = load_dataset(changed(drawn_folder, tmp_path / "people", edit), "train")
@@ -80,7 +72,7 @@ def test_broken_annotations_are_named_and_left_out(
         "5: bbox, area or keypoints are not all numbers",
         "6: bbox, area or keypoints are missing",
         "7: its box lies outside",
-        "8: bbox, area or keypoints are",
+        "8: none of its labelled keypoints is near its box",
     ):
         assert f"annotation {fault}" in caplog.text
 
@@ -155,6 +147,17 @@ def test_headers_are_enough_to_leave_broken_pictures_out(
     assert all(f"{number}.png" in caplog.text for number in (1, 2, 3))
 
 
+def test_a_jpeg_that_was_cut_short_is_left_out_wherever_pictures_are_kept(tmp_path: Path) -> None:
+    entries = [{"file_name": "whole.jpg"}, {"file_name": "half.jpg"}]
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "whole.jpg"), noise)
+    content = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(content[: len(content) // 2])
+    for keep in ("memory", "files"):
+        kept, _ = open_pictures(tmp_path, entries, torch.device("cpu"), keep)
+        assert [entry["file_name"] for entry in kept] == ["whole.jpg"]
+
+
 def test_a_picture_that_breaks_later_stops_what_wants_it_and_is_named(drawn_folder: Path, tmp_path: Path) -> None:
     folder = changed(drawn_folder, tmp_path / "people", lambda content: None)
     dataset = load_dataset(folder, "train", keep="files")
@@ -184,3 +187,12 @@ def test_what_training_keeps_aside_can_be_loaded_alone(drawn_folder: Path) -> No
     assert 0 < len(expected) < len(whole.pictures)
     assert set(held.image_ids.tolist()) == expected
     assert set(held.people.image_ids.tolist()) == expected
+
+
+def test_other_annotations_have_another_digest(drawn_folder: Path, tmp_path: Path) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["annotations"][0]["keypoints"][0] += 1
+
+    first, again = (load_dataset(drawn_folder, "train").people for _ in range(2))
+    other = load_dataset(changed(drawn_folder, tmp_path / "people", edit), "train").people
+    assert digest(first) == digest(again) != digest(other)

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch._dynamo
+from drawn import changed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
@@ -18,6 +20,7 @@ from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoin
 from training.config import Augment, Branch, Encoder, Recipe, Stage
 from training.data import held_pictures
 from training.datasets import load_dataset
+from training.exporting import slim
 from training.pictures import DataError
 from training.train import NonFiniteLoss, Start, check_finite, learning_rate, train
 
@@ -137,6 +140,29 @@ def test_a_run_is_not_resumed_on_other_data(drawn_folder: Path, tmp_path: Path) 
     run(short, drawn_folder, tmp_path, about={"data": "24 people of one/train.json"})
     with pytest.raises(CheckpointError, match="has learnt from 24 people of one/train.json, not 9 people of another"):
         run(short, drawn_folder, tmp_path, about={"data": "9 people of another/train.json"})
+
+
+def test_a_run_is_not_resumed_on_other_annotations_of_as_many_people(drawn_folder: Path, tmp_path: Path) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["annotations"][0]["bbox"][2] += 1
+
+    short = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
+    run(short, drawn_folder, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="has learnt from other annotations"):
+        run(short, changed(drawn_folder, tmp_path / "other", edit), tmp_path / "run")
+
+
+def test_a_slim_checkpoint_is_not_gone_on_from(drawn_folder: Path, tmp_path: Path) -> None:
+    short = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
+    save_checkpoint(tmp_path / "last.pt", slim(run(short, drawn_folder, tmp_path)))
+    with pytest.raises(CheckpointError, match="is a slim checkpoint: a run can start from it"):
+        run(short, drawn_folder, tmp_path)
+
+
+def test_the_best_branch_is_not_chosen_by_nobody(drawn_folder: Path, tmp_path: Path) -> None:
+    few = dataclasses.replace(POSE, kept="best", holdout=0.001, stages=(Stage(1, 64, 64, batch=8),))
+    with pytest.raises(DataError, match="of 24 pictures none is held out to choose the best branch by"):
+        run(few, drawn_folder, tmp_path)
 
 
 def test_checkpoint_of_another_recipe_is_not_resumed(drawn_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""COCO keypoints files as people write them: what of one can be used, and what is wrong with the rest."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from training.joints import COCO
+from training.pictures import DataError
+
+log = logging.getLogger("okdhp.data")
+NUM_KEYPOINTS = len(COCO.names)
+BODY_SHARE = 0.53  # of a box is a person's area, where it is not given: about COCO's mean
+STRAY = 0.5  # of the box's sides: how far outside it the nearest labelled keypoint may lie
+Entry = dict[str, Any]
+
+
+class Annotations(NamedTuple):
+    """Pictures by whole-numbered ids, none twice, and the people annotated in them, ids likewise."""
+
+    images: list[Entry]
+    people: list[Entry]
+
+
+def read_annotations(path: Path) -> Annotations:
+    """The pictures and people of a COCO keypoints file.
+
+    Annotations of other categories, of pictures that are not listed, and repeated ones are counted in the log and left
+    out. Raises DataError for a file of another form, for pictures without an id of their own, and for keypoints that
+    are not COCO's 17 in their order.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:  # no JSON, or no UTF-8
+        raise DataError(f"{path}: expected a COCO keypoints file: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a COCO keypoints file: an object with images and annotations")
+    images = list(_images(_table(content, "images", path), path))
+    people = _table(content, "annotations", path)
+    kinds = person_categories(_table(content, "categories", path), path)
+    chosen = [a for a in people if kinds is None or "category_id" not in a or whole(a["category_id"]) in kinds]
+    _left_out(len(people) - len(chosen), "annotations of other categories than people")
+    return Annotations(images, _of_pictures(chosen, {entry["id"] for entry in images}))
+
+
+def _table(content: Entry, name: str, path: Path) -> list[Entry]:
+    rows = content.get(name) or []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: {name} must be a list of objects")
+    return rows
+
+
+def _images(entries: list[Entry], path: Path) -> Iterator[Entry]:
+    seen = set()
+    for entry in entries:
+        number = whole(entry.get("id"))
+        if number is None:
+            raise DataError(f"{path}: an image's id must be a whole number, got {entry.get('id')!r}")
+        if number in seen:
+            raise DataError(f"{path}: two images have the id {number}")
+        seen.add(number)
+        size = {side: whole(entry.get(side)) for side in ("width", "height")}
+        yield (
+            {key: value for key, value in entry.items() if key not in size}
+            | {"id": number}
+            | ({} if None in size.values() else size)
+        )
+
+
+def person_categories(categories: list[Entry], path: Path) -> set[int | None] | None:
+    """The ids of those that are people: called person, else those with keypoints; None where there is no choice.
+
+    Raises DataError where none of several is, or where keypoints are named and are not COCO's.
+    """
+    called = [c for c in categories if str(c.get("name", "")).lower() == "person"]
+    people = called or [c for c in categories if c.get("keypoints")] or categories[: len(categories) == 1]
+    if not people:
+        if categories:
+            called_so = ", ".join(str(c.get("name")) for c in categories)
+            raise DataError(f"{path}: none of its categories is called person: {called_so}")
+        return None
+    for category in people:
+        names = [str(name).strip().lower().replace(" ", "_") for name in category.get("keypoints") or COCO.names]
+        if len(names) != NUM_KEYPOINTS:
+            raise DataError(f"{path}: category {category.get('name')} has {len(names)} keypoints: expected COCO's 17")
+        for number, (name, expected) in enumerate(zip(names, COCO.names, strict=True), 1):
+            if name != expected:
+                raise DataError(f"{path}: keypoint {number} is called {name}: expected COCO's order, {expected} here")
+    return {whole(category.get("id")) for category in people} if len(categories) > 1 else None
+
+
+def _of_pictures(annotations: list[Entry], image_ids: set[int]) -> list[Entry]:
+    """Those of listed pictures, each once, with ids as whole numbers."""
+    kept, seen, strays, repeated = [], set(), 0, 0
+    for annotation in annotations:
+        image_id, number = whole(annotation.get("image_id")), whole(annotation.get("id"))
+        if image_id not in image_ids:
+            strays += 1
+        elif number is None:
+            log.warning("left out: an annotation of picture %s: it has no id", image_id)
+        elif number in seen:
+            repeated += 1
+        else:
+            seen.add(number)
+            kept.append(annotation | {"id": number, "image_id": image_id})
+    _left_out(strays, "annotations of pictures that are not listed")
+    _left_out(repeated, "annotations with the id of another")
+    return kept
+
+
+def _left_out(count: int, what: str) -> None:
+    if count:
+        log.warning("left out: %d %s", count, what)
+
+
+def whole(value: object) -> int | None:
+    """`value` as a whole number if it is one, or its digits as text; else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = int(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if isinstance(value, str) or number == value else None
+
+
+def completed(annotation: Entry) -> Entry:
+    """An annotation of a box alone has no labelled keypoint; one without an area has BODY_SHARE of its box.
+
+    A crowd's keypoints are nobody's.
+    """
+    keypoints = annotation.get("keypoints")
+    if not keypoints or annotation.get("iscrowd"):
+        keypoints = [0.0] * (3 * NUM_KEYPOINTS)
+    elif isinstance(keypoints, list) and all(isinstance(point, list) for point in keypoints):
+        keypoints = [number for point in keypoints for number in point]
+    area, box = annotation.get("area"), annotation.get("bbox")
+    if area is None and isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box):
+        area = BODY_SHARE * box[2] * box[3]
+    return annotation | {"keypoints": keypoints, "area": area}
+
+
+def annotation_fault(annotation: Entry, size_wh: tuple[int, int]) -> str | None:
+    """Why a `completed` annotation cannot be trained on, or None.
+
+    Labelled keypoints may lie up to 10% outside the picture, and one of them must be near the box.
+    """
+    try:
+        keypoints = np.array(annotation["keypoints"], dtype=np.float64)
+        numbers = np.array([*annotation.get("bbox", []), annotation["area"]], dtype=np.float64)
+    except (TypeError, ValueError):
+        return "bbox, area or keypoints are not all numbers"
+    if keypoints.shape != (3 * NUM_KEYPOINTS,):
+        return f"expected {3 * NUM_KEYPOINTS} keypoint numbers, got {'x'.join(map(str, keypoints.shape))}"
+    if len(numbers) != 5 or not np.isfinite([*numbers, *keypoints]).all():
+        return "bbox, area or keypoints are missing or not finite"
+    x, y, w, h, area = numbers.tolist()
+    if min(w, h) < 1 or area <= 0:
+        return f"its box is {w:g} x {h:g} pixels, its area {area:g}"
+    if x + w <= 0 or y + h <= 0 or x >= size_wh[0] or y >= size_wh[1]:
+        return "its box lies outside the picture"
+    points = keypoints.reshape(-1, 3)
+    points = points[points[:, 2] > 0, :2]
+    if not len(points):
+        return None
+    parts = points / size_wh
+    if parts.min() < -0.1 or parts.max() > 1.1:
+        return "a labelled keypoint lies far outside the picture"
+    near = np.abs(points - (x + w / 2, y + h / 2)) <= np.array([w, h]) * (0.5 + STRAY)
+    return None if near.all(1).any() else "none of its labelled keypoints is near its box"
