@@ -34,7 +34,8 @@ RECIPE = Recipe(
 def listed(*people: tuple[tuple[float, ...], tuple[float, float]]) -> Listed:
     """One picture with people of these boxes and heads."""
     boxes, heads = (torch.tensor([values]) for values in zip(*people, strict=True))
-    return Listed(boxes, heads, torch.ones(1, len(people), dtype=torch.bool))
+    everybody = torch.ones(1, len(people), dtype=torch.bool)
+    return Listed(boxes, heads, everybody, ~everybody)
 
 
 def in_view(people: Listed, size_hw: tuple[int, int] = (100, 100)) -> Seen:
