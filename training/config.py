@@ -15,7 +15,7 @@ CHANCES = "flip rotation half_body occlusion low_light noise blur mosaic close_u
 
 UNREAD = {  # by each task: a file that sets one of these expects what will not come
     "pose": ("box_weight", "augment.mosaic", "augment.close_up"),
-    "detector": ("sigma", "hard_kl_weight", "oks_weight", "absent_weight", "mirror")
+    "detector": ("sigma", "hard_kl_weight", "absent_weight")
     + ("augment.scale", "augment.rotation", "augment.shift", "augment.half_body", "augment.background"),
 }
 
@@ -116,12 +116,10 @@ class Recipe:
     sigma: float = 2.0  # of the target Gaussian, in heatmap cells at the last stage's size
     ensemble_weight: float = 1.0
     hard_kl_weight: float = 0.2  # KL from the annotated heatmaps: ends the plateau in which MSE predicts nothing at all
-    oks_weight: float = 0.0  # of the keypoint similarity that the heatmaps miss
     absent_weight: float = 0.0  # of the empty heatmap of a keypoint that is not labelled, being out of sight
     kd_weight: float = 2.0
     kd_ramp: float = 0.6  # share of the run over which the KL's weight rises to kd_weight
     temperature: float = 0.1
-    mirror: bool = False  # poses only: the averaged network's answer to the mirror image teaches every branch besides
     box_weight: float = 2.0
     holdout: float = 0.04  # share of the training pictures kept aside to choose the branch and watch the run
     network: NetworkName = "student"
@@ -141,7 +139,6 @@ class Recipe:
         _require(self.fau in get_args(FauForm), f"fau must be one of {get_args(FauForm)}, got {self.fau!r}")
         _require(0 <= self.holdout < 0.5, f"holdout must be in [0, 0.5), got {self.holdout}")
         _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
-        _require(self.oks_weight >= 0, f"oks_weight must be at least 0, got {self.oks_weight}")
         _require(self.absent_weight >= 0, f"absent_weight must be at least 0, got {self.absent_weight}")
         _require(0 < self.cooldown <= 1, f"cooldown must be in (0, 1], got {self.cooldown}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")

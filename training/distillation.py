@@ -14,32 +14,25 @@ SoftLoss = Literal["kl", "mse"]
 
 
 def soft_targets(
-    how: Distillation,
-    outputs: Outputs,
-    temperature: float,
-    teacher: Tensor | None = None,
-    mirrored: Tensor | None = None,
+    how: Distillation, outputs: Outputs, temperature: float, teacher: Tensor | None = None
 ) -> dict[str, tuple[Heatmaps, ...]]:
     """For each branch the heatmaps (B, K, H, W) it learns from, detached; none for a branch that is alone.
 
     how: "ensemble" is OKDHP; "mutual" teaches each branch by all others (Deep Mutual Learning, Zhang et al., CVPR
     2018); "teacher" by `teacher`, the heatmaps of a network trained before (FPD, Zhang et al., CVPR 2019).
-    mirrored: what the averaged network says of the mirror image, turned back; it teaches every branch besides.
     Raises ValueError for a teacher of another heatmap size.
     """
     names = tuple(outputs.branches)
-    besides = () if mirrored is None else (Heatmaps(mirrored.detach(), temperature),)
     if how == "teacher":
         assert teacher is not None
         if teacher.shape != outputs.ensemble.shape:
             sizes = f"{tuple(teacher.shape[1:])}, the student's {tuple(outputs.ensemble.shape[1:])}"
             raise ValueError(f"the teacher's heatmaps are of size {sizes}")
-        return dict.fromkeys(names, (Heatmaps(teacher.detach(), temperature), *besides))
+        return dict.fromkeys(names, (Heatmaps(teacher.detach(), temperature),))
     if how == "mutual":
         finals = {name: Heatmaps(branch.final.detach(), temperature) for name, branch in outputs.branches.items()}
-        return {name: (*(final for other, final in finals.items() if other != name), *besides) for name in finals}
-    ensemble = (Heatmaps(outputs.ensemble.detach(), temperature),) if len(names) > 1 else ()
-    return dict.fromkeys(names, (*ensemble, *besides))
+        return {name: tuple(final for other, final in finals.items() if other != name) for name in finals}
+    return dict.fromkeys(names, (Heatmaps(outputs.ensemble.detach(), temperature),) if len(names) > 1 else ())
 
 
 def soft_loss(

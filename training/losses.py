@@ -74,25 +74,6 @@ def pixelwise_kl(student: Heatmaps, teacher: Heatmaps, weight: Tensor) -> Tensor
     return (divergence * weight).sum() / group_mean(weight.sum()).clamp_min(1.0)
 
 
-def missed_oks(student: Heatmaps, points: Tensor, reach: Tensor, weight: Tensor) -> Tensor:
-    """1 - the keypoint similarity (OKS) expected of an answer drawn from the heatmaps' softmax, mean over keypoints.
-
-    The error that is measured, and not its probability: where two places are likely it settles on one, and a keypoint
-    within its tolerance is left in peace (Purkrabek and Matas, "ProbPose", CVPR 2025, section 3.2, learn it so).
-    student (B, K, H, W); points (B, K, 2) x, y in cells, the first one's centre at 0.5; reach (B, K) OKS's standard
-    deviation in cells; weight (B, K).
-    """
-    rows, columns = student.maps.shape[2:]
-
-    def bell(centre: Tensor, length: int) -> Tensor:
-        cells = torch.arange(length, device=centre.device) + 0.5
-        return torch.exp(-((cells - centre[..., None]) ** 2) / (2 * reach[..., None] ** 2))  # (B, K, length)
-
-    gain = bell(points[..., 1], rows)[..., :, None] * bell(points[..., 0], columns)[..., None, :]
-    expected = (student.p * gain.flatten(2)).sum(2)  # (B, K)
-    return ((1 - expected) * weight).sum() / group_mean(weight.sum()).clamp_min(1.0)
-
-
 def ramp_up(progress: float) -> float:
     """Consistency ramp exp(-5 (1 - t)^2) for t = 0..1, then 1 (Laine and Aila, ICLR 2017; OKDHP section 3.3)."""
     return math.exp(-5.0 * (1.0 - min(max(progress, 0.0), 1.0)) ** 2)

@@ -1,7 +1,6 @@
 """Learning keypoints from crops of annotated people: batches, loss terms and evaluation."""
 
 import logging
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,10 +10,10 @@ from model.okdhp import OKDHP, Outputs
 from training.augment import crop_matrices, occlude, person_crops, photometric, transform_points, uniform
 from training.config import Recipe, Stage
 from training.data import PARTIAL_SOURCES, Dataset, People
-from training.decoding import Decode, deployed_decoding, flip_back
+from training.decoding import Decode, deployed_decoding
 from training.distillation import soft_loss, soft_targets
 from training.joints import MPII, JointSet
-from training.losses import Heatmaps, heatmap_mse, missed_oks, pixelwise_kl
+from training.losses import Heatmaps, heatmap_mse, pixelwise_kl
 from training.metrics import measured, oks, oks_share
 from training.pckh import pckh
 from training.pictures import Pictures
@@ -60,10 +59,7 @@ class PoseTask:
     def batch(self, rows: Tensor, stage: Stage, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Augmented crops (B, 3, H, W) float 0..255 and their targets on the pictures' device.
 
-        "absent" (B, K): which keypoints are known to be out of sight, so that their heatmaps should be empty; "body"
-        (B,): the square root of the person's area, in crop pixels; "mirror", where the recipe wants it: the mirror
-        images (B, 3, H, W), with nothing covered and in the picture's own light, as the network that teaches sees
-        best (easy for the teacher, hard for the student: Xie et al., ICCV 2021).
+        "absent" (B, K): which keypoints are known to be out of sight, so that their heatmaps should be empty.
         """
         people, size, config = self.train, (stage.height, stage.width), self.recipe.augment
         boxes, keypoints, labelled = people.boxes[rows], people.keypoints[rows], people.labelled[rows]
@@ -75,26 +71,22 @@ class PoseTask:
             boxes = torch.where(empty[:, None], places, boxes)
             labelled, absent = labelled & ~empty[:, None], absent | empty[:, None]
         matrices, mirrored = person_crops(boxes, keypoints, labelled, size, config, generator, self.joints)
-        plain = self.pictures.sample(people.picture[rows], matrices, size).float()
-        images = occlude(photometric(plain, config, generator), config, generator)
+        crops = self.pictures.sample(people.picture[rows], matrices, size).float()
+        images = occlude(photometric(crops, config, generator), config, generator)
         points = transform_points(keypoints, matrices)
         flip = torch.tensor(self.joints.flip_index)
         points, labelled, absent = (
             torch.where(mirrored.view(-1, *[1] * (values.ndim - 1)), values[:, flip], values)
             for values in (points, labelled, absent)
         )
-        shrunk = torch.linalg.det(matrices[:, :, :2]).abs().float()  # crop pixels to a picture's one, by area
-        body = (people.area[rows] * shrunk).sqrt()
-        targets = {"keypoints": points, "labelled": labelled, "absent": absent, "body": body}
-        if self.recipe.mirror:
-            targets["mirror"] = plain.flip(3)
+        targets = {"keypoints": points, "labelled": labelled, "absent": absent}
         return images, {name: value.to(images.device) for name, value in targets.items()}
 
     def losses(self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float) -> dict[str, Tensor]:
         """Named terms; their sum is minimised."""
         recipe, kind, temperature = self.recipe, self.recipe.soft_loss, self.recipe.temperature
         target, weight, visible = self.target(targets, stage, outputs.ensemble.shape[2])
-        soft = self.soft_targets(outputs, targets) if kd_weight > 0 else {}
+        soft = soft_targets(recipe.distillation, outputs, temperature, targets.get("teacher")) if kd_weight > 0 else {}
         terms = {
             f"mse/shared{i}": heatmap_mse(Heatmaps(maps, temperature), target, weight)
             for i, maps in enumerate(outputs.shared)
@@ -105,8 +97,6 @@ class PoseTask:
             if recipe.hard_kl_weight > 0:
                 hard = [pixelwise_kl(maps, target, visible) for maps in heatmaps]
                 terms[f"hard_kl/{name}"] = recipe.hard_kl_weight * torch.stack(hard).sum()
-            if recipe.oks_weight > 0:
-                terms[f"oks/{name}"] = recipe.oks_weight * self.missed_oks(heatmaps, targets, stage, visible)
             if teachers := soft.get(name):
                 distance = soft_loss(heatmaps, teachers, target, visible, kind)
                 terms[f"{'kl' if kind == 'kl' else 'soft_mse'}/{name}"] = kd_weight * distance
@@ -114,22 +104,6 @@ class PoseTask:
             ensemble = Heatmaps(outputs.ensemble, temperature)
             terms["mse/ensemble"] = recipe.ensemble_weight * heatmap_mse(ensemble, target, weight)
         return terms
-
-    def soft_targets(self, outputs: Outputs, targets: dict[str, Tensor]) -> dict[str, tuple[Heatmaps, ...]]:
-        """For each branch whom it learns from."""
-        mirrored = flip_back(targets["mirrored"], self.joints.flip_index) if "mirrored" in targets else None
-        recipe = self.recipe
-        return soft_targets(recipe.distillation, outputs, recipe.temperature, targets.get("teacher"), mirrored)
-
-    def missed_oks(
-        self, heatmaps: Sequence[Heatmaps], targets: dict[str, Tensor], stage: Stage, weight: Tensor
-    ) -> Tensor:
-        """The sum of `losses.missed_oks` over a branch's heatmaps."""
-        stride = stage.height / heatmaps[-1].maps.shape[2]
-        sigmas = targets["body"].new_tensor(self.joints.sigmas)
-        reach = (2 * sigmas * targets["body"][:, None] / stride).clamp_min(0.5)  # (B, K) cells, which resolve no more
-        points = targets["keypoints"] / stride
-        return torch.stack([missed_oks(maps, points, reach, weight) for maps in heatmaps]).sum()
 
     def target(self, targets: dict[str, Tensor], stage: Stage, height: int) -> tuple[Heatmaps, Tensor, Tensor]:
         """What the heatmaps, `height` cells high, should be, and which count (B, K) for MSE and for KL.

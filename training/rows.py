@@ -29,7 +29,6 @@ def ablation_rows(recipe: Recipe, heavy: Recipe | None = None, same_trunk: bool 
     if recipe.distillation != "ensemble" or recipe.soft_loss != "kl" or len(recipe.branches) < 2:
         raise RecipeError(f"{recipe.name}: an ablation starts from two or more branches that an ensemble teaches by KL")
     change = dataclasses.replace
-    recipe = change(recipe, mirror=False)  # its other teacher has a row of its own
     student = student_of(recipe)
     alone = change(recipe, branches=(student,), kept=student.name, fau="mean")
     teacher = heavy or heavier(alone, same_trunk)
@@ -48,7 +47,6 @@ def ablation_rows(recipe: Recipe, heavy: Recipe | None = None, same_trunk: bool 
         Row("mse", "MSE for KL", change(recipe, soft_loss="mse")),
         Row("temperature-1", "KL at temperature 1", change(recipe, temperature=1.0)),
         Row("mutual", "Deep Mutual Learning", change(recipe, distillation="mutual", fau="mean")),
-        Row("mirror", "the averaged network's answer to the mirror image, too", change(recipe, mirror=True)),
         Row("teacher", "the heavy teacher itself", teacher),
         Row("fpd", "two stages, MSE to the teacher", change(taught, soft_loss="mse"), "teacher"),
         Row("fpd-kl", "two stages, KL to the teacher", taught, "teacher"),
@@ -57,7 +55,6 @@ def ablation_rows(recipe: Recipe, heavy: Recipe | None = None, same_trunk: bool 
         "balanced": equal == renamed(list(recipe.branches)),
         "mean": recipe.fau == "mean",
         "concat-fau": recipe.fau == "concat",
-        "mirror": recipe.task != "pose",
     }
     return tuple(row for row in rows if not same.get(row.name, False))
 

@@ -207,9 +207,6 @@ def train_step(
         outputs = run.forward(images)
         if run.teacher is not None:
             targets["teacher"] = run.teacher.heatmaps(images)
-        if "mirror" in targets:
-            with torch.no_grad():
-                targets["mirrored"] = run.ema.model(targets["mirror"]).ensemble
     terms = run.task.losses(outputs, targets, stage, kd_weight)
     run.optimiser.zero_grad(set_to_none=True)
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]

@@ -259,7 +259,6 @@ def test_what_is_chosen_by_data_comes_of_the_held_out_pictures(trained: Path, dr
             "auto, cpu, cuda or cuda:N, got 'gpu'",
         ),
         (["train", "tiny.toml", "--data", ".", "--out", "x", "--amp", "yes"], "amp is auto, on or off, got 'yes'"),
-        (["train", "tiny.toml", "--data", ".", "--out", "x", "--limit", "0"], "0 is not in the range"),
     ],
 )
 def test_what_a_user_can_mend_is_said_in_one_line(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.losses import Heatmaps, box_iou, giou_loss, heatmap_mse, missed_oks, pixelwise_kl, quality_focal, ramp_up
+from training.losses import Heatmaps, box_iou, giou_loss, heatmap_mse, pixelwise_kl, quality_focal, ramp_up
 
 
 def random_maps(seed: int) -> torch.Tensor:
@@ -71,36 +71,6 @@ def test_kl_vanishes_for_equal_heatmaps_and_pulls_the_student_towards_the_teache
     before = kl(student, teacher, weight, 0.1)
     (gradient,) = torch.autograd.grad(before, student)
     assert kl(student - 1e-3 * gradient, teacher, weight, 0.1) < before
-
-
-def test_missed_oks_is_one_less_the_similarity_of_every_cell_by_its_probability() -> None:
-    maps, temperature = random_maps(0), 0.3
-    points, reach = torch.rand(2, 3, 2) * torch.tensor([5.0, 4.0]), torch.rand(2, 3) * 2 + 0.5
-    weight = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
-    total = 0.0
-    for b in range(2):
-        for k in range(3):
-            p = softmax_of(maps[b, k].double().numpy(), temperature)
-            for y in range(4):
-                for x in range(5):
-                    squared = (x + 0.5 - float(points[b, k, 0])) ** 2 + (y + 0.5 - float(points[b, k, 1])) ** 2
-                    similarity = math.exp(-squared / (2 * float(reach[b, k]) ** 2))
-                    total += float(weight[b, k]) * p[y, x] * (1 - similarity)
-    ours = missed_oks(Heatmaps(maps, temperature), points, reach, weight)
-    assert ours.item() == pytest.approx(total / 4, rel=1e-4)
-
-
-def test_of_two_likely_places_missed_oks_wants_the_truth_alone_and_does_not_mind_a_cell() -> None:
-    one, both = torch.zeros(1, 1, 8, 24), torch.zeros(1, 1, 8, 24)
-    one[0, 0, 4, 4] = both[0, 0, 4, 4] = both[0, 0, 4, 20] = 1.0
-
-    def missed(maps: torch.Tensor, x: float) -> float:
-        point, reach, weight = torch.tensor([[[x, 4.5]]]), torch.full((1, 1), 4.0), torch.ones(1, 1)
-        return missed_oks(Heatmaps(maps, 0.05), point, reach, weight).item()
-
-    assert missed(one, 4.5) < 0.01
-    assert missed(both, 4.5) == pytest.approx(0.5, abs=0.01)
-    assert missed(one, 5.5) < 0.05
 
 
 def test_ramp_rises_from_almost_nothing_to_one_and_stays() -> None:

@@ -29,17 +29,11 @@ def rows(recipe: Recipe) -> dict[str, Row]:
 
 
 def test_every_claim_has_its_row_and_the_recipe_is_not_its_own_baseline() -> None:
-    names = "alone okdhp unbalanced no-kd mean concat-fau mse temperature-1 mutual mirror teacher fpd fpd-kl"
+    names = "alone okdhp unbalanced no-kd mean concat-fau mse temperature-1 mutual teacher fpd fpd-kl"
     assert list(rows(STUDENT)) == names.split()
     assert "concat-fau" not in rows(dataclasses.replace(STUDENT, fau="concat"))
     unequal = dataclasses.replace(STUDENT, branches=(Branch("a", (8, 8)), Branch("b", (16, 8))))
     assert [branch.widths for branch in rows(unequal)["balanced"].recipe.branches] == [(16, 8), (16, 8)]
-
-
-def test_the_mirror_images_teacher_is_in_its_own_row_alone() -> None:
-    mirrored = rows(dataclasses.replace(STUDENT, mirror=True))
-    assert [name for name, row in mirrored.items() if row.recipe.mirror] == ["mirror"]
-    assert "mirror" not in rows(dataclasses.replace(STUDENT, task="detector"))
 
 
 def test_teachers_come_before_their_pupils() -> None:
