@@ -32,9 +32,6 @@ from training.train import Start, train
 BLAZEPOSE_FULL = {("coco", 2022): 0.29, ("lspet", 496): 0.54}  # by source and number of people: of no others
 
 
-NOBODY_LABELLED = "nobody here is tall enough and has enough labelled keypoints"
-
-
 def run_training(
     recipe: Path,
     data: Path,
@@ -120,7 +117,7 @@ def run_evaluate(
     if scored(dataset.people, dataset.joints).any():
         _print_poses(pose, measure_poses(network, dataset))
     else:
-        print(f"\n{NOBODY_LABELLED}: poses are not measured")
+        print("\nnobody here is tall enough and has enough labelled keypoints: poses are not measured")
     if detector is not None:
         _print_whole(pose, detector, dataset, split)
 
