@@ -62,12 +62,9 @@ def _images(entries: list[Entry], path: Path) -> Iterator[Entry]:
         if number in seen:
             raise DataError(f"{path}: two images have the id {number}")
         seen.add(number)
-        size = {side: whole(entry.get(side)) for side in ("width", "height")}
-        yield (
-            {key: value for key, value in entry.items() if key not in size}
-            | {"id": number}
-            | ({} if None in size.values() else size)
-        )
+        sides = {side: whole(entry.get(side)) for side in ("width", "height")}
+        rest = {key: value for key, value in entry.items() if key not in sides}
+        yield rest | {"id": number} | (sides if None not in sides.values() else {})
 
 
 def person_categories(categories: list[Entry], path: Path) -> set[int | None] | None:

@@ -51,12 +51,18 @@ def measured(labelled: NDArray[np.bool_], boxes: Floats) -> NDArray[np.bool_]:
 
 def iou(a: Floats, b: Floats) -> Floats:
     """Pairwise intersection over union (N, M) of boxes (N, 4) and (M, 4) xyxy."""
+    shared = _shared(a, b)
+    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b))
+    ratio: Floats = shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)
+    return ratio
+
+
+def _shared(a: Floats, b: Floats) -> Floats:
+    """Pairwise intersection (N, M) of boxes (N, 4) and (M, 4) xyxy, in px^2."""
     left_top = np.maximum(a[:, None, :2], b[None, :, :2])
     right_bottom = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    overlap = np.clip(right_bottom - left_top, 0, None).prod(-1)
-    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b))
-    ratio: Floats = overlap / np.maximum(area_a[:, None] + area_b[None] - overlap, 1e-9)
-    return ratio
+    area: Floats = np.clip(right_bottom - left_top, 0, None).prod(-1)
+    return area
 
 
 def match_boxes(found: Floats, annotated: Floats, threshold: float = 0.5) -> NDArray[np.int64]:
@@ -98,11 +104,10 @@ def outside_crowds(found: Found, annotated: list[Floats], crowds: list[Floats]) 
     """
     kept = []
     for (boxes, confidence), listed, crowd in zip(found, annotated, crowds, strict=True):
-        left_top = np.maximum(boxes[:, None, :2], crowd[None, :, :2])
-        right_bottom = np.minimum(boxes[:, None, 2:], crowd[None, :, 2:])
-        shared = np.clip(right_bottom - left_top, 0, None).prod(-1)  # (found, crowds)
         area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-        counts = (match_boxes(boxes, listed) >= 0) | ~(shared > area[:, None] / 2).any(1)
+        counts = ~(_shared(boxes, crowd) > area[:, None] / 2).any(1)
+        if not counts.all():
+            counts |= match_boxes(boxes, listed) >= 0
         kept.append((boxes[counts], confidence[counts]))
     return kept
 

@@ -58,7 +58,8 @@ class Progress:
         before, now = content.get("data", ""), self.about.get("data", "")
         if before and now != before:
             raise CheckpointError(f"{self.path}: has learnt from {before}, not {now}; choose another output folder")
-        if content.get("annotations", self.about.get("annotations")) != self.about.get("annotations"):
+        learnt = content.get("annotations", "")  # older checkpoints do not say
+        if learnt and learnt != self.about.get("annotations"):
             raise CheckpointError(f"{self.path}: has learnt from other annotations; choose another output folder")
         if not content["model"]:
             raise CheckpointError(f"{self.path}: is a slim checkpoint: a run can start from it (--init), not go on")

@@ -149,10 +149,14 @@ def test_a_file_is_not_quantised_onto_itself(trained: Path, drawn_folder: Path) 
     assert sha256(path) == before
 
 
+def evaluated(trained: Path, folder: Path, split: str) -> str:
+    """What is printed of the trained pair."""
+    networks = ("--pose", trained / "pose.onnx", "--detector", trained / "detector.onnx")
+    return okdhp("evaluate", "--data", folder, "--split", split, *networks)
+
+
 def test_evaluate_prints_a_row_for_each_source_and_the_whole_pipeline(trained: Path, drawn_folder: Path) -> None:
-    said = okdhp(
-        "evaluate", "--data", drawn_folder, "--pose", trained / "pose.onnx", "--detector", trained / "detector.onnx"
-    )
+    said = evaluated(trained, drawn_folder, "val")
     assert "coco" in said
     assert "all" in said
     assert "recall" in said
@@ -167,9 +171,7 @@ def test_evaluate_measures_the_whole_pipeline_on_a_folder_that_names_no_source(
         for entry in content["images"]:
             del entry["source"]
 
-    folder = changed(drawn_folder, tmp_path / "mine", edit)
-    networks = ("--pose", trained / "pose.onnx", "--detector", trained / "detector.onnx")
-    said = okdhp("evaluate", "--data", folder, "--split", "train", *networks)
+    said = evaluated(trained, changed(drawn_folder, tmp_path / "mine", edit), "train")
     assert "24 pictures" in said
     assert "AP " in said
 
@@ -181,9 +183,7 @@ def test_evaluate_measures_the_detector_where_only_boxes_are_annotated(
         for person in content["annotations"]:
             del person["keypoints"]
 
-    folder = changed(drawn_folder, tmp_path / "boxes", edit)
-    networks = ("--pose", trained / "pose.onnx", "--detector", trained / "detector.onnx")
-    said = okdhp("evaluate", "--data", folder, "--split", "train", *networks)
+    said = evaluated(trained, changed(drawn_folder, tmp_path / "boxes", edit), "train")
     assert "poses are not measured" in said
     assert "24 pictures" in said
     assert "AP" not in said

@@ -1,9 +1,10 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
-from training.config import Recipe, RecipeError, Stage, load_recipe, recipe_from_dict
+from training.config import UNREAD, Augment, Recipe, RecipeError, Stage, load_recipe, recipe_from_dict
 from training.pose_network import build_model
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -101,8 +102,12 @@ def test_epochs_belong_to_stages_in_order() -> None:
 
 @pytest.mark.parametrize("name", ["pose", "detector"])
 def test_bundled_recipes_are_valid_and_survive_a_checkpoint(name: str) -> None:
-    import dataclasses
-
     recipe = load_recipe(WEIGHTS / f"{name}.toml")
     assert recipe.task == name
     assert recipe_from_dict(dataclasses.asdict(recipe)) == recipe
+
+
+def test_what_a_task_does_not_read_are_keys_of_a_recipe() -> None:
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    known |= {f"augment.{field.name}" for field in dataclasses.fields(Augment)}
+    assert {name for names in UNREAD.values() for name in names} <= known
