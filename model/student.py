@@ -31,11 +31,19 @@ class DecoderConfig:
     With an encoder of five levels three widths end at stride 4, with one of six at stride 8.
     shuffle: a pose head predicts shuffle x shuffle heatmap cells at each place, so that two widths and a shuffle of 2
     end at stride 4 too, without convolutions at that costly resolution (sub-pixel convolution: Shi et al., CVPR 2016).
+    features: channels that the last convolution widens to for the head, 0 for as many as the last width. The head is
+    linear: shuffle x shuffle cells of every keypoint need more of them than the way up does.
     """
 
     widths: tuple[int, ...] = (96, 64, 32)
     depth: int = 1
     shuffle: int = 1
+    features: int = 0
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of what the decoder gives its head."""
+        return self.features or self.widths[-1]
 
 
 class Encoder(nn.Module):
@@ -72,7 +80,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Encoder features -> what a head needs, top-down with additive skips; (B, widths[-1], H/s, W/s) out."""
+    """Encoder features -> what a head needs, top-down with additive skips; (B, out_channels, H/s, W/s) out."""
 
     def __init__(self, config: DecoderConfig, encoder: EncoderConfig) -> None:
         super().__init__()
@@ -83,8 +91,9 @@ class Decoder(nn.Module):
         self.steps = nn.ModuleList()
         for level, width in enumerate(config.widths):
             self.skips.append(Projection(coarse_to_fine[level + 1], width))
-            self.blocks.append(nn.Sequential(*(RepConv(width, width) for _ in range(config.depth))))
             following = config.widths[level + 1] if level + 1 < len(config.widths) else None
+            ends = [width] * config.depth if following else [width] * (config.depth - 1) + [config.out_channels]
+            self.blocks.append(nn.Sequential(*(RepConv(width, end) for end in ends)))
             self.steps.append(Projection(width, following) if following else nn.Identity())
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
@@ -104,7 +113,7 @@ class PoseBranch(nn.Module):
     def __init__(self, config: DecoderConfig, encoder: EncoderConfig, num_keypoints: int = 17) -> None:
         super().__init__()
         self.decoder = Decoder(config, encoder)
-        self.head = nn.Conv2d(config.widths[-1], num_keypoints * config.shuffle**2, 1)
+        self.head = nn.Conv2d(config.out_channels, num_keypoints * config.shuffle**2, 1)
         self.shuffle = config.shuffle
         nn.init.normal_(self.head.weight, std=0.001)
         nn.init.zeros_(_bias(self.head))

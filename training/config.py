@@ -38,13 +38,15 @@ class Stage:
 class Branch:
     """One branch: its decoder's channels from coarse to fine, and convolutions per level; `stacks` for an hourglass.
 
-    shuffle: the student's head predicts shuffle x shuffle heatmap cells at each place (model.student.DecoderConfig).
+    shuffle, features: the student's pose head predicts shuffle x shuffle heatmap cells at each place, from so many
+    channels (model.student.DecoderConfig).
     """
 
     name: str
     widths: tuple[int, ...] = (96, 64, 32)
     depth: int = 1
     shuffle: int = 1
+    features: int = 0
     stacks: int = 1  # of its own, after the shared ones
     tower: int = 0  # a detector's: convolutions that the scores have to themselves
 
@@ -177,6 +179,8 @@ class Recipe:
         for branch in self.branches:
             possible = branch.shuffle == 1 or (student_pose and branch.shuffle in (2, 4))
             _require(possible, f"shuffle is 1, or for the student's pose branches 2 or 4, got {branch}")
+            possible = branch.features == 0 or (student_pose and branch.features > 0 and branch.depth > 0)
+            _require(possible, f"features are 0, or the student's pose branches' last convolution's, got {branch}")
         strides = {2 ** -len(branch.widths) / branch.shuffle for branch in self.branches}
         _require(len(strides) == 1, "all branches must end at one resolution: give each the same widths and shuffle")
         levels = {len(branch.widths) for branch in self.branches}

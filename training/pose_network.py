@@ -28,10 +28,10 @@ def build_model(recipe: Recipe, num_keypoints: int = NUM_KEYPOINTS) -> OKDHP:
 
 def _student(recipe: Recipe, num_keypoints: int) -> Parts:
     encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths)
-    branches: dict[str, nn.Module] = {
-        branch.name: PoseBranch(DecoderConfig(branch.widths, branch.depth, branch.shuffle), encoder, num_keypoints)
-        for branch in recipe.branches
-    }
+    branches: dict[str, nn.Module] = {}
+    for branch in recipe.branches:
+        decoder = DecoderConfig(branch.widths, branch.depth, branch.shuffle, branch.features)
+        branches[branch.name] = PoseBranch(decoder, encoder, num_keypoints)
     return Encoder(encoder), branches
 
 

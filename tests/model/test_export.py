@@ -37,7 +37,11 @@ def lived_in(model: OKDHP) -> OKDHP:
     return model.eval()
 
 
-TO_STRIDE_4 = (DecoderConfig((16, 16, 16)), DecoderConfig((16, 16), shuffle=2))
+TO_STRIDE_4 = (
+    DecoderConfig((16, 16, 16)),
+    DecoderConfig((16, 16), shuffle=2),
+    DecoderConfig((16, 12), shuffle=2, features=24),
+)
 
 
 def pose_model(decoder: DecoderConfig = TO_STRIDE_4[0]) -> OKDHP:
@@ -64,7 +68,7 @@ def both(deployed: Deployed, path: Path, pictures: np.ndarray) -> tuple[list[np.
     return session.run(None, {session.get_inputs()[0].name: pictures}), ours
 
 
-@pytest.mark.parametrize("decoder", TO_STRIDE_4, ids=["convolutions", "shuffle"])
+@pytest.mark.parametrize("decoder", TO_STRIDE_4, ids=["convolutions", "shuffle", "features"])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_exported_pose_equals_torch(tmp_path: Path, count: int, decoder: DecoderConfig) -> None:
     deployed = deploy(pose_model(decoder), "a", "pose", OKS_SIGMAS, Calibration(half=0.1, slope=2.0))

@@ -71,6 +71,9 @@ def test_values_of_the_file_reach_the_recipe(tmp_path: Path) -> None:
         (GOOD + "[[branches]]\nname = 'a'\nshuffle = 3\n", "shuffle is 1"),
         (GOOD.replace("pose", "detector") + "[[branches]]\nname = 'a'\nshuffle = 2\n", "shuffle is 1"),
         (GOOD + "[[branches]]\nname = 'a'\n[[branches]]\nname = 'b'\nshuffle = 2\n", "end at one resolution"),
+        (GOOD + "[[branches]]\nname = 'a'\nfeatures = -8\n", "features are 0, or"),
+        (GOOD + "[[branches]]\nname = 'a'\nfeatures = 8\ndepth = 0\n", "features are 0, or"),
+        (GOOD.replace("pose", "detector") + "[[branches]]\nname = 'a'\nfeatures = 8\n", "features are 0, or"),
         ("not toml", "Expected '='"),
     ],
 )
@@ -92,6 +95,13 @@ def test_branches_that_end_at_one_resolution_by_width_or_by_shuffle_are_one_netw
     model = build_model(load_recipe(path)).eval()
     shapes = {tuple(branch.final.shape) for branch in model(torch.rand(1, 3, 64, 32)).branches.values()}
     assert shapes == {(1, 17, 16, 8)}
+
+
+def test_a_head_reads_as_many_features_as_the_recipe_says_else_the_last_width(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(GOOD + "[[branches]]\nname = 'a'\nwidths = [8, 8, 4]\nfeatures = 20\n[[branches]]\nname = 'b'\n")
+    branches = build_model(load_recipe(path)).branches
+    assert [branch.head.in_channels for branch in branches.values()] == [20, 32]
 
 
 def test_epochs_belong_to_stages_in_order() -> None:
