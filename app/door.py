@@ -14,11 +14,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app import metrics
 from app.access import check_key, given_key
-from app.errors import ClientError, PoseError, Unauthorized
+from app.errors import ClientError, Draining, PoseError, Unauthorized
 from app.settings import Settings
 
 PROTOCOL = "pose.v1"  # the WebSocket subprotocol; offering it is optional
 KEY_PREFIX = "pose.key."  # a browser cannot set headers: it offers a second subprotocol, this and the key in base64url
+RESTARTS = "the service restarts; connect again"  # in some seconds: whoever does at once may find the same process
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -86,6 +87,9 @@ async def admit(websocket: WebSocket, settings: Settings, sessions: Sessions) ->
     await websocket.accept(PROTOCOL if PROTOCOL in websocket.scope["subprotocols"] else None)
     address = websocket.client.host if websocket.client else "unknown"
     key = given_key(websocket.headers) or _key_of(websocket.scope["subprotocols"])
+    if websocket.app.state.pipeline.draining:
+        metrics.rejected.labels(Draining.reason).inc()
+        raise End(1012, RESTARTS)
     try:
         check_key(key, settings.api_keys)
         websocket.app.state.rate_limit.take(key if settings.api_keys else address)

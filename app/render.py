@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
+from app.errors import BadParameter
 from app.geometry import Image
 from app.pipeline import Person
 from app.sightings import seen_keypoints
@@ -12,6 +13,7 @@ from app.skeleton import KEYPOINT_NAMES, LIMBS
 
 LEFT, RIGHT, MIDDLE = (255, 138, 42), (46, 196, 255), (154, 230, 96)  # RGB; the person's own left and right
 OUTLINE = (20, 24, 32)
+MAX_JPEG_SIDE_PX = 65_500  # libjpeg's
 SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 of a pixel
 
 
@@ -37,10 +39,17 @@ def draw(image: Image, people: Iterable[Person]) -> Image:
     return canvas
 
 
+def check_size(image: Image) -> None:
+    """Raises BadParameter for a picture (H, W, 3) that no JPEG file can hold."""
+    height, width = image.shape[:2]
+    if max(height, width) > MAX_JPEG_SIDE_PX:
+        raise BadParameter(f"render=jpeg draws up to {MAX_JPEG_SIDE_PX} pixels a side, got {width} x {height}")
+
+
 def to_jpeg(image: Image, quality: int = 90) -> bytes:
     """`image` (H, W, 3) RGB as a JPEG file."""
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert ok, "OpenCV encodes any RGB picture"
+    assert ok, "OpenCV encodes any RGB picture that `check_size` lets through"
     return data.tobytes()
 
 

@@ -150,6 +150,8 @@ async def estimate(
         started = time.perf_counter()
         image = await pipeline.decode(data)
         decoded = time.perf_counter()
+        if rendered == "jpeg":
+            render.check_size(image)
         result = await pipeline.people(image, options, deadline)
         drawn = await pipeline.off_loop(_draw, image, result.people) if rendered == "jpeg" else None
     total_ms = (time.perf_counter() - arrived) * 1e3

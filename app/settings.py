@@ -70,7 +70,9 @@ class Settings(BaseSettings):
     stream_max_sessions: Count = Field(64, description="streams at a time")
     stream_max_sessions_per_address: Count = Field(8, description="streams at a time from one address")
     stream_max_message_bytes: Count = Field(4_000_000, description="bytes in one message of a stream")
-    stream_idle_timeout_s: Seconds = Field(30.0, description="silence after which a stream is closed")
+    stream_idle_timeout_s: Seconds = Field(
+        30.0, description="silence after which a stream that is owed nothing is closed"
+    )
     stream_max_age_s: Seconds = Field(3600.0, description="age at which a stream is closed")
     stream_send_timeout_s: Seconds = Field(5.0, description="time a client has to take an answer")
     stream_detect_every_frames: Count = Field(15, description="frames between two runs of the detector")

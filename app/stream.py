@@ -8,7 +8,7 @@ described at `stream` below.
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NoReturn
 
 import orjson
@@ -18,11 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app import metrics
-from app.door import End, Sessions, admit
+from app.door import RESTARTS, End, Sessions, admit
 from app.errors import BadParameter, ClientError, DeadlinePassed, Draining, ModelError, PoseError
 from app.following import Follower
 from app.formats import native_person
-from app.pipeline import Person, Pipeline
+from app.pipeline import Person, Pipeline, before
 from app.schemas import Share
 from app.settings import Settings
 from app.tracking import TrackedPerson
@@ -45,16 +45,21 @@ class StreamOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Frame:
-    """One binary message: its number from 0, its bytes, and when it came (perf_counter; uvloop's clock is coarse)."""
+    """One binary message: its number from 0, its bytes, when it came (perf_counter; uvloop's clock is coarse), and the
+    options that were set by then."""
 
     number: int
     data: bytes
     received_s: float
+    options: StreamOptions
 
 
 @dataclass
 class Mailbox:
-    """Holds the newest frame until it is taken; counts those that were never taken."""
+    """Holds the newest frame until it is taken; counts those that were never taken.
+
+    Where a dropped frame was to go through the detector, the one in its place does.
+    """
 
     dropped: int = 0
     _frame: Frame | None = None
@@ -64,8 +69,14 @@ class Mailbox:
         if self._frame is not None:
             self.dropped += 1
             metrics.stream_frames.labels("dropped").inc()
+            detect = frame.options.detect or self._frame.options.detect
+            frame = replace(frame, options=frame.options.model_copy(update={"detect": detect}))
         self._frame = frame
         self._filled.set()
+
+    @property
+    def empty(self) -> bool:
+        return self._frame is None
 
     async def take(self) -> Frame:
         await self._filled.wait()
@@ -112,11 +123,12 @@ class Session:
         self._follower = Follower(pipeline, settings)
         self._mailbox = Mailbox()
         self._sending = asyncio.Lock()
-        self._apply(self._options)
+        self._busy = False  # with a frame
+        self._active_s = time.monotonic()  # when the client last said something, or was last answered
 
     async def run(self) -> NoReturn:
         """Work until the client leaves (WebSocketDisconnect) or the stream must end (End)."""
-        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._answer())]
+        tasks = [asyncio.create_task(part()) for part in (self._read, self._answer, self._end_if_idle)]
         try:
             done, _ = await asyncio.wait(
                 tasks, timeout=self._settings.stream_max_age_s, return_when=asyncio.FIRST_COMPLETED
@@ -125,6 +137,8 @@ class Session:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if not self._mailbox.empty:
+                metrics.stream_frames.labels("abandoned").inc()
         for task in done:
             task.result()
         raise End(1001, f"streams end after {self._settings.stream_max_age_s:g} seconds; connect again")
@@ -138,25 +152,33 @@ class Session:
             if len(data or text or "") > limit:
                 raise End(1009, f"a message may have {limit} bytes")
             if data is not None:
-                self._mailbox.put(Frame(number, data, time.perf_counter()))
+                self._mailbox.put(Frame(number, data, time.perf_counter(), self._options))
+                self._options = self._options.model_copy(update={"detect": False})  # asked for once
                 number += 1
             else:
                 await self._take_options(text or "")
 
     async def _receive(self) -> Any:
-        idle_s = self._settings.stream_idle_timeout_s
-        try:
-            async with asyncio.timeout(idle_s):
-                message = await self._websocket.receive()
-        except TimeoutError:
-            raise End(1001, f"no message for {idle_s:g} seconds") from None
+        message = await self._websocket.receive()
+        self._active_s = time.monotonic()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message["code"])
         return message
 
+    async def _end_if_idle(self) -> NoReturn:
+        """Who waits for an answer is not idle."""
+        idle_s = self._settings.stream_idle_timeout_s
+        while True:
+            if self._busy or not self._mailbox.empty:
+                self._active_s = time.monotonic()
+            left_s = self._active_s + idle_s - time.monotonic()
+            if left_s <= 0:
+                raise End(1001, f"no message for {idle_s:g} seconds")
+            await asyncio.sleep(left_s)
+
     async def _take_options(self, text: str) -> None:
         try:
-            self._apply(self._parsed(text))
+            self._options = self._parsed(text)
         except BadParameter as error:
             await self._refuse(error, None)
 
@@ -175,7 +197,7 @@ class Session:
         return self._options.model_copy(update={name: getattr(given, name) for name in given.model_fields_set})
 
     def _apply(self, options: StreamOptions) -> None:
-        self._options = options.model_copy(update={"detect": False})
+        """What a frame came with holds for it, not for one that is being worked on when the options come."""
         self._follower.min_score = options.min_score
         tracker = self._follower.tracker
         tracker.max_people = options.max_people or self._settings.max_people
@@ -189,20 +211,29 @@ class Session:
         """Work on the newest frame, for ever."""
         while True:
             frame = await self._mailbox.take()
+            self._busy, outcome = True, "abandoned"  # by whoever ends the stream before it has its answer
             try:
-                if self._pipeline.draining:
-                    raise Draining()
-                answer = await self._people_of(frame)
-            except Draining:
-                raise End(1012, "the service restarts; connect again") from None
-            except PoseError as error:
-                metrics.stream_frames.labels(_outcome(error)).inc()
-                await self._refuse(error, frame.number)
-                continue
-            age_s = time.perf_counter() - frame.received_s
-            await self._send({**answer, "age_ms": round(age_s * 1e3, 2), "dropped": self._mailbox.dropped})
-            metrics.stream_frames.labels("answered").inc()
-            metrics.stream_frame_age_seconds.observe(age_s)
+                outcome = await self._answer_one(frame)
+            finally:
+                metrics.stream_frames.labels(outcome).inc()
+                self._busy, self._active_s = False, time.monotonic()
+
+    async def _answer_one(self, frame: Frame) -> str:
+        """Returns the frame's label in pose_stream_frames_total. Raises End where the service is about to stop."""
+        self._apply(frame.options)
+        try:
+            if self._pipeline.draining:
+                raise Draining()
+            answer = await self._people_of(frame)
+        except Draining:
+            raise End(1012, RESTARTS) from None
+        except PoseError as error:
+            await self._refuse(error, frame.number)
+            return _outcome(error)
+        age_s = time.perf_counter() - frame.received_s
+        await self._send({**answer, "age_ms": round(age_s * 1e3, 2), "dropped": self._mailbox.dropped})
+        metrics.stream_frame_age_seconds.observe(age_s)
+        return "answered"
 
     async def _people_of(self, frame: Frame) -> dict[str, Any]:
         """The answer to one frame, but for its age. Raises PoseError; the tracker then is as it was before."""
@@ -211,12 +242,14 @@ class Session:
         deadline = asyncio.get_running_loop().time() + left_s
         if left_s <= 0:
             raise DeadlinePassed()
-        image = await self._pipeline.decode(frame.data)
-        decoded = time.perf_counter()
-        people, timing_ms = await self._follower.people(image, frame.received_s, deadline)
+        async with before(deadline), self._pipeline.place():
+            began = time.perf_counter()
+            image = await self._pipeline.decode(frame.data)
+            decoded = time.perf_counter()
+            people, timing_ms = await self._follower.people(image, frame.received_s, deadline)
         metrics.people_per_image.observe(len(people))
         total_ms = (time.perf_counter() - started) * 1e3
-        timing_ms = {"decode": (decoded - started) * 1e3, **timing_ms, "total": total_ms}
+        timing_ms = {"decode": (decoded - began) * 1e3, **timing_ms, "total": total_ms}
         return {
             "frame": frame.number,
             "image": {"width": image.shape[1], "height": image.shape[0]},

@@ -22,7 +22,7 @@ USUAL_WEIGHT = 0.1  # share of the newest frame in a track's usual score
 SAME_BOX = 0.5  # fit at which a detection shows a person who is followed already
 LINK = 0.25  # likeness under which a skeleton is not where a track went
 LOST_FIT = 0.8  # what a lost person's likeness counts against that of somebody in view
-GRACE_S = 1.0  # how long a lost person keeps the id: a walker passes behind another in less
+GRACE_S = 1.0  # how long a person keeps the id out of the answers: a walker passes behind another in less
 OVERLOOKED_LIMIT = 4  # runs of the detector in a row that may overlook a person
 HOPE_SHARE = 0.5  # a newcomer under this share of min_score is not followed: each region costs a run of the network
 EMPTY_GAP_FRAMES = 3  # with nobody in view the detector looks at least this often
@@ -59,6 +59,7 @@ class _Track:
     smooth: OneEuro = field(default_factory=OneEuro)
     lost: bool = False
     overlooked: int = 0  # by how many runs of the detector in a row
+    shown_at_s: float | None = None  # when this was last in an answer
 
     def __post_init__(self) -> None:
         self.usual_score = self.last.mean
@@ -190,12 +191,24 @@ class Tracker:
         surest = sorted(filter(self._shows, alive), key=lambda track: -track.person().score)
         surplus = {track.id for track in surest[self.max_people :]}
         alive = [track for track in alive if track.id not in surplus]
+        for track in filter(self._shows, alive):
+            self._show(track, time_s)
         self._tracks = sorted(alive, key=lambda track: (track.lost, track.id))  # who is in view has the first claim
         return [track.person() for track in self._tracks if self._shows(track)]
 
     def _shows(self, track: _Track) -> bool:
         """Whether this person is in the answer, and so takes one of its `max_people` places."""
         return not track.lost and track.person().score >= self.min_score
+
+    def _show(self, track: _Track, time_s: float) -> None:
+        """Put this person in the answer, under a new id after a long absence: it may have followed a thing since."""
+        if track.shown_at_s is not None and time_s - track.shown_at_s > GRACE_S:
+            track.id = self._new_id()
+        track.shown_at_s = time_s
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
 
     def _follow(self, time_s: float, found: list[Skeleton]) -> tuple[list[Skeleton], bool]:
         """Give each track its skeleton. Returns what is left over, and whether anybody was lost or came back."""
@@ -224,8 +237,7 @@ class Tracker:
         brought = [(one, score) for one, score in brought if one.mean * score >= HOPE_SHARE * self.min_score]
         brought = sorted(brought, key=lambda pair: -pair[0].mean * pair[1])[:room]
         for one, score in brought:
-            self._tracks.append(_Track(self._next_id, one, time_s, score))
-            self._next_id += 1
+            self._tracks.append(_Track(self._new_id(), one, time_s, score))
         return bool(brought)
 
 

@@ -2,7 +2,9 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -35,6 +37,33 @@ def close_of(stream: ClientConnection) -> tuple[int, str]:
             stream.recv(timeout=20)
     assert closed.value.rcvd is not None
     return closed.value.rcvd.code, closed.value.rcvd.reason
+
+
+@dataclass
+class Held:
+    """What a network that waits says and hears."""
+
+    entered: threading.Event = field(default_factory=threading.Event)
+    release: threading.Event = field(default_factory=threading.Event)
+
+
+@contextmanager
+def held_poses(server: Server) -> Iterator[Held]:
+    """The pose network of `server`, busy with its next batch until it is released, or the block ends."""
+    batcher, held = server.app.state.pipeline._pose_batcher, Held()
+    run = batcher._run
+
+    def wait(crops: Any) -> Any:
+        held.entered.set()
+        held.release.wait(20)
+        return run(crops)
+
+    batcher._run = wait
+    try:
+        yield held
+    finally:
+        held.release.set()
+        batcher._run = run
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:

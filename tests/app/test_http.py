@@ -164,6 +164,14 @@ def test_openpose_has_eighteen_points_with_the_neck_between_the_shoulders(server
         assert found["face_keypoints_2d"] == [] and found["person_id"] == [-1]
 
 
+def test_a_picture_wider_than_a_jpeg_can_be_is_not_drawn_but_answered(server: Server) -> None:
+    wide = encoded(picture(65_501, 10))
+    refused = server.client.post("/pose", params={"render": "jpeg"}, content=wide)
+    assert refused.status_code == 422
+    assert "65500 pixels a side, got 65501 x 10" in refused.json()["detail"]
+    assert server.client.post("/pose", content=wide).json()["people"] == []
+
+
 def test_render_gives_the_picture_with_the_people_drawn_into_it(server: Server) -> None:
     answer = server.client.post("/pose", params={"render": "jpeg"}, content=encoded(TWO_PEOPLE))
     assert answer.headers["content-type"] == "image/jpeg"

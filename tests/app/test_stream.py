@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from serving import encoded, picture
-from streams import NOBODY, ONE, TWO, answer, ask, close_of, eventually, open_stream
+from streams import NOBODY, ONE, TWO, answer, ask, close_of, eventually, held_poses, open_stream
 
 from app.skeleton import KEYPOINT_NAMES
 
@@ -65,25 +65,47 @@ def test_a_turned_phone_starts_with_new_people(server):
 
 def test_the_newest_frame_wins_and_the_dropped_ones_are_counted(serve):
     server = serve()
-    release, entered = threading.Event(), threading.Event()
-    run = server.app.state.pipeline.pose_network.run
-
-    def held(crops):  # the network is busy until the test has sent its frames
-        entered.set()
-        release.wait(20)
-        return run(crops)
-
-    server.app.state.pipeline._pose_batcher._run = held
-    with open_stream(server) as stream:
+    with held_poses(server) as held, open_stream(server) as stream:
         stream.send(ONE)
-        assert entered.wait(20)
+        assert held.entered.wait(20)
         for _ in range(5):
             stream.send(ONE)
         stream.ping().wait(20)  # the pong says that the server has read all of them
         assert eventually(lambda: server.metric("pose_stream_frames_total", outcome="dropped") >= 4)
-        release.set()
+        held.release.set()
         first, newest = answer(stream), answer(stream)
     assert (first["frame"], newest["frame"], newest["dropped"]) == (0, 5, 4)
+
+
+@pytest.mark.parametrize("later", [[TWO], [TWO, TWO, TWO]], ids=["next", "next one dropped"])
+def test_options_sent_while_a_frame_is_worked_on_hold_for_the_next(serve, later):
+    server = serve(stream_detect_every_frames=1000)
+    with open_stream(server) as stream:
+        assert len(ask(stream, ONE)["people"]) == 1
+        with held_poses(server) as held:
+            stream.send(ONE)
+            assert held.entered.wait(20)
+            stream.send(json.dumps({"detect": True, "min_score": 0.0}))
+            for frame in later:
+                stream.send(frame)
+            stream.ping().wait(20)  # the pong says that the server has read all of them
+            held.release.set()
+            found = [answer(stream), answer(stream)]
+    assert [len(one["people"]) for one in found] == [1, 2]
+    assert found[0]["timing_ms"]["detect"] == 0 < found[1]["timing_ms"]["detect"]
+
+
+def test_a_frame_waits_for_a_place_before_it_is_decoded(serve):
+    """Decoded pictures of streams and of POST /pose are bounded together."""
+    server = serve()
+    pipeline = server.app.state.pipeline
+    free = pipeline._places._free
+    with open_stream(server) as stream:
+        taken, pipeline._places._free = free, asyncio.Semaphore(0)  # as if others held every place
+        stream.send(ONE)
+        assert eventually(lambda: server.metric("pose_queue_depth", model="place") == 1)
+        pipeline._places._free = taken
+    assert eventually(lambda: server.metric("pose_queue_depth", model="place") == 0)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 from serving import running
-from streams import ONE, ask, close_of, eventually, open_stream
+from streams import ONE, answer, ask, close_of, eventually, held_poses, open_stream
 from websockets.exceptions import InvalidStatus
 
 from app.settings import Settings
@@ -84,6 +84,17 @@ def test_an_idle_stream_closes_with_1001(serve):
     assert code == 1001 and "no message" in reason
 
 
+def test_who_waits_for_an_answer_is_not_idle(serve):
+    server = serve(stream_idle_timeout_s=0.3)
+    with held_poses(server) as held, open_stream(server) as stream:
+        stream.send(ONE)
+        assert held.entered.wait(20)
+        threading.Event().wait(1)  # three times as long as anybody may be silent
+        held.release.set()
+        assert len(answer(stream)["people"]) == 1
+        assert close_of(stream)[0] == 1001
+
+
 def test_an_old_stream_closes_with_1001(serve):
     with open_stream(serve(stream_max_age_s=0.3)) as stream:
         ask(stream, ONE)
@@ -108,8 +119,7 @@ def test_a_service_that_is_to_stop_closes_with_1012_at_the_next_frame_and_lets_n
         stream.send(ONE)
         assert close_of(stream)[0] == 1012
     with open_stream(server) as stream:
-        stream.send(ONE)
-        assert close_of(stream)[0] == 1012
+        assert close_of(stream)[0] == 1012, "at the door, before it sends a frame"
 
 
 def test_a_mistake_of_ours_closes_with_1011_tells_nothing_and_is_counted(serve):
@@ -129,22 +139,15 @@ def test_a_mistake_of_ours_closes_with_1011_tells_nothing_and_is_counted(serve):
 
 def test_a_client_who_vanishes_in_mid_frame_leaves_nothing_behind(serve):
     server = serve()
-    release, entered = threading.Event(), threading.Event()
-    batcher = server.app.state.pipeline._pose_batcher
-    run = batcher._run
-
-    def held(crops):
-        entered.set()
-        release.wait(20)
-        return run(crops)
-
-    batcher._run = held
-    with open_stream(server) as stream:
+    abandoned = server.metric("pose_stream_frames_total", outcome="abandoned")
+    with held_poses(server) as held, open_stream(server) as stream:
         stream.send(ONE)
-        assert entered.wait(20)
+        assert held.entered.wait(20)
+        stream.send(ONE)
+        stream.ping().wait(20)  # the pong says that the second frame waits
         stream.socket.shutdown(socket.SHUT_RDWR)  # no closing handshake: the cable is cut
         assert eventually(lambda: server.metric("pose_stream_sessions") == 0)
-        release.set()
+    assert server.metric("pose_stream_frames_total", outcome="abandoned") == abandoned + 2
     with open_stream(server) as other:
         assert len(ask(other, ONE)["people"]) == 1
 

@@ -140,6 +140,18 @@ def test_who_scores_less_than_asked_is_followed_but_not_shown():
     assert person.id == 1 and person.score == pytest.approx(0.8 * 0.9)
 
 
+def test_who_is_followed_unseen_for_long_comes_back_under_a_new_id():
+    """It may have followed a thing meanwhile, and then whoever came to stand there."""
+    tracker, world = Tracker(), World(Walker(200))
+    ids = [[person.id for person in step(tracker, world, 0.0)]]
+    for hidden_until_s in (GRACE_S - 0.2, 2 * GRACE_S + 0.2):
+        tracker.min_score = 0.9
+        assert watch(tracker, world, 0.2, start_s=hidden_until_s - 0.2) == [[]] * int(0.2 * FPS)
+        tracker.min_score = 0.0
+        ids.append([person.id for person in step(tracker, world, hidden_until_s)])
+    assert ids == [[1], [1], [2]]
+
+
 def test_who_is_far_from_being_shown_costs_no_region():
     tracker = Tracker(min_score=0.6)
     assert one_frame(tracker, [0.9, 0.9], [0.5, 0.3]) == []  # scores of 0.45 and 0.27: the first may yet be shown
