@@ -45,10 +45,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[Server]:
-    """The service on a free port, in a thread, until the block ends."""
+def running(settings: Settings, port: int = 0) -> Iterator[Server]:
+    """The service on this port (0: a free one), in a thread, until the block ends."""
     app = create_app(settings)
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", http=HttpProtocol, ws=WebSocketProtocol)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=port, log_level="warning", http=HttpProtocol, ws=WebSocketProtocol
+    )
     server = uvicorn.Server(config)
     listening = config.bind_socket()
     listening.listen()  # so that a first request finds a queue even before the server takes it over

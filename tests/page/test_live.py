@@ -2,18 +2,13 @@
 
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 from pages import PERSON, show
 from serving import Server, encoded, picture, running
 
-from app.main import create_app
 from app.settings import Settings
-from app.websocket import WebSocketProtocol
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need the package playwright")
 expect = playwright.expect
@@ -150,21 +145,6 @@ def test_a_browser_that_keeps_no_site_data_still_shows_the_camera(open_page):
     expect(page.locator("#people")).to_have_text("1")
 
 
-@contextmanager
-def serving_on(port: int, settings: Settings) -> Iterator[int]:
-    """The service on this port (0: a free one) until the block ends."""
-    config = uvicorn.Config(create_app(settings), port=port, log_level="warning", ws=WebSocketProtocol)
-    server, socket = uvicorn.Server(config), config.bind_socket()
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
-    thread.start()
-    try:
-        yield socket.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
-        socket.close()
-
-
 def test_a_lost_connection_is_told_and_mended(open_page, tiny_models):
     settings = Settings(provider="cpu", **tiny_models)
     with running(settings) as first:
@@ -174,7 +154,7 @@ def test_a_lost_connection_is_told_and_mended(open_page, tiny_models):
         expect(page.locator("#people")).to_have_text("1")
     expect(page.locator("#toast")).to_contain_text("Trying again")
     expect(page.locator("#status")).to_contain_text("Trying again")
-    with serving_on(port, settings):
+    with running(settings, port):
         expect(page.locator("#status")).to_have_text("Connected.")
         expect(page.locator("#toast")).to_be_hidden()
         expect(page.locator("#fps")).to_have_text(re.compile(r"^\d+$"))
