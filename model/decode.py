@@ -9,6 +9,13 @@ from torch import Tensor
 FLOOR = 1e-3  # heatmap values below this carry no shape: the sub-pixel step sees them as flat
 MAX_LOG_SIZE = 5.0  # e**5 cells: wider than any picture, and short of overflow
 TEMPERATURE = 0.2  # at which a softmax of heatmaps is a chance for each cell (docs/experiments.md)
+PARABOLA = (  # of logarithms here, left, right, above, below: half the slope along x and y, the curvature along x and y
+    (0.0, 0.0, 2.0, 2.0),
+    (-0.5, 0.0, -1.0, 0.0),
+    (0.5, 0.0, -1.0, 0.0),
+    (0.0, -0.5, 0.0, -1.0),
+    (0.0, 0.5, 0.0, -1.0),
+)
 TOP_K = 50  # people that a detector can name in one picture
 BODY = 0.44  # square root of a person's area, in parts of the height of a crop that the person fills
 
@@ -24,26 +31,47 @@ def decode_expected(
     (Purkrabek and Matas, "ProbPose", CVPR 2025, section 3.2). What an empty heatmap would promise is subtracted: beyond
     the border everything is empty, and of a keypoint that is nowhere nothing is expected.
 
-    Found on a grid of 2 x 2 cells, and between its places as `decode_heatmaps` does. shuffle: above 1, `heatmaps` is
-    what a pixel shuffle of that factor would make heatmaps of, (B, K * shuffle**2, H / shuffle, W / shuffle). For a
-    factor of 2 nothing is shuffled: each of its places holds one place of the grid.
+    Found on a grid of 2 x 2 cells, and between its places. shuffle: above 1, `heatmaps` is what a pixel shuffle of that
+    factor would make heatmaps of, (B, K * shuffle**2, H / shuffle, W / shuffle). For a factor of 2 nothing is shuffled:
+    each of its places holds one place of the grid.
     """
     if shuffle > 2:
         heatmaps, shuffle = F.pixel_shuffle(heatmaps, shuffle), 1
     rows, columns = (side * shuffle // 2 for side in heatmaps.shape[2:])
-    B, K = heatmaps.shape[0], len(sigmas)
-    flat = heatmaps.reshape(B, K, -1)  # (B, K, H*W)
-    chance = torch.softmax(F.pad(flat / TEMPERATURE, (0, 1)), dim=2)  # a cell more, and empty
-    cells, empty = chance[..., :-1], 4 * chance[..., -1, None, None]
-    if shuffle == 2:
-        places = cells.reshape(B, K, 4, rows, columns).sum(2)  # (B, K, rows, columns)
-    else:
-        places = cells.reshape(B, K, rows, 2, columns, 2).sum((3, 5))
     reach = 2 * BODY * rows * heatmaps.new_tensor(sigmas).view(-1, 1, 1)  # in places of the grid
     gain_y, gain_x = _bells(reach, rows), _bells(reach, columns)
-    expected = gain_y @ (places - empty) @ gain_x.mT
-    keypoints, scores = decode_heatmaps(expected, 2 * stride)
-    return keypoints - 2 * stride, scores
+    if shuffle == 2:  # four channels hold the four cells of each place
+        gain_y = gain_y.repeat(1, 1, 4)
+    else:
+        gain_y, gain_x = gain_y.repeat_interleave(2, dim=2), gain_x.repeat_interleave(2, dim=2)
+    B, K = heatmaps.shape[0], len(sigmas)
+    logits = heatmaps.reshape(B, K, -1) / TEMPERATURE
+    chance = torch.softmax(logits, dim=2)
+    likeliest = chance.amax(2)
+    nowhere = (likeliest / (likeliest + logits.amax(2).exp()))[..., None, None]  # a cell more, and empty
+    gained = gain_y @ chance.reshape(B, K, -1, gain_x.shape[2]) @ gain_x.mT  # (B, K, rows + 2, columns + 2)
+    empty = gain_y.sum(2, keepdim=True) * gain_x.sum(2).unsqueeze(1)
+    return _peaks(gained - nowhere * (gained + empty), 2 * stride)
+
+
+def _peaks(expected: Tensor, step: float) -> tuple[Tensor, Tensor]:
+    """The highest places of a grid (B, K, rows + 2, columns + 2), as keypoints (B, K, 2), and their values, 0..1.
+
+    step: input pixels a place. Refined by a parabola through the logarithms of the place and its neighbours, along x
+    and y: exact for a Gaussian. In the outermost places, a highest value is below zero and its place means nothing:
+    they have no neighbours of their own. A table and a product do the arithmetic: beside so small a network each
+    operation's own cost counts.
+    """
+    height, width = expected.shape[2:]
+    flat = expected.flatten(2)
+    place = flat.argmax(2, keepdim=True)  # (B, K, 1)
+    steps = torch.tensor([0, -1, 1, -width, width], device=expected.device)
+    near = flat.gather(2, (place + steps).clamp(0, height * width - 1))  # (B, K, 5)
+    shape = near.clamp_min(FLOOR).log() @ near.new_tensor(PARABOLA)  # (B, K, 4): slopes along x and y, curvatures
+    offset = (shape[..., :2] / shape[..., 2:].clamp_min(1e-4)).clamp(-0.5, 0.5)
+    cells = torch.arange(height * width, device=expected.device)
+    centres = torch.stack([cells % width, cells // width], dim=1) - 0.5  # (rows * columns, 2), the border left out
+    return (centres[place.squeeze(2)] + offset) * step, near[..., 0].clamp(0, 1)
 
 
 def _bells(reach: Tensor, length: int) -> Tensor:
@@ -53,30 +81,6 @@ def _bells(reach: Tensor, length: int) -> Tensor:
     """
     answer, truth = (torch.arange(count, device=reach.device) for count in (length + 2, length))
     return torch.exp(-((answer[:, None] - 1 - truth) ** 2) / (2 * reach**2))
-
-
-def decode_heatmaps(heatmaps: Tensor, stride: float) -> tuple[Tensor, Tensor]:
-    """Keypoints (B, K, 2) as x, y in input pixels, and scores (B, K) in 0..1, from heatmaps (B, K, H, W).
-
-    The peak cell is refined by a parabola through the logarithms of it and its neighbours, along x and y: exact for a
-    Gaussian (DARK, Zhang et al., CVPR 2020, without its smoothing). Cell i is centred at (i + 0.5) * stride. Beyond
-    the border a heatmap is taken to go on as it is there.
-    """
-    rows, columns = heatmaps.shape[2:]
-    flat = heatmaps.flatten(2)  # (B, K, H*W)
-    scores, peak = flat.max(dim=2)
-    place = peak.float()  # indices in float32, exact to 2**24: ONNX has no short integer division
-    y = torch.floor(place / columns)
-    x = place - y * columns
-    dx, dy = (torch.tensor(steps, device=x.device) for steps in ((-1.0, 0.0, 1.0, 0.0), (0.0, -1.0, 0.0, 1.0)))
-    near_x = (x.unsqueeze(2) + dx).clamp(0, columns - 1)  # (B, K, 4)
-    near_y = (y.unsqueeze(2) + dy).clamp(0, rows - 1)
-    near = flat.gather(2, (near_y * columns + near_x).long()).clamp_min(FLOOR).log()
-    here = scores.clamp_min(FLOOR).log().unsqueeze(2)
-    before, after = near[..., :2], near[..., 2:]  # (B, K, 2) along x and y
-    curvature = (2 * here - before - after).clamp_min(1e-4)
-    offset = (0.5 * (after - before) / curvature).clamp(-0.5, 0.5)
-    return (torch.stack([x, y], dim=2) + 0.5 + offset) * stride, scores.clamp(0, 1)
 
 
 def boxes_at_cells(boxes: Tensor, stride: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.decode import decode_expected, decode_heatmaps
+from model.decode import FLOOR, decode_expected
 from model.okdhp import Outputs
 from training.joints import JointSet
 
@@ -49,6 +49,28 @@ class FlipTested(nn.Module):
             for name, branch in straight.branches.items()
         }
         return straight._replace(branches=branches, ensemble=mean(straight.ensemble, mirrored.ensemble))
+
+
+def decode_heatmaps(heatmaps: Tensor, stride: float) -> tuple[Tensor, Tensor]:
+    """Keypoints (B, K, 2) as x, y in input pixels, and scores (B, K) in 0..1, from heatmaps (B, K, H, W).
+
+    The peak cell is refined by a parabola through the logarithms of it and its neighbours, along x and y: exact for a
+    Gaussian (DARK, Zhang et al., CVPR 2020, without its smoothing). Cell i is centred at (i + 0.5) * stride. Beyond
+    the border a heatmap is taken to go on as it is there.
+    """
+    rows, columns = heatmaps.shape[2:]
+    flat = heatmaps.flatten(2)  # (B, K, H*W)
+    scores, peak = flat.max(dim=2)
+    x, y = peak % columns, peak // columns
+    dx, dy = (torch.tensor(steps, device=x.device) for steps in ((-1, 0, 1, 0), (0, -1, 0, 1)))
+    near_x = (x.unsqueeze(2) + dx).clamp(0, columns - 1)  # (B, K, 4)
+    near_y = (y.unsqueeze(2) + dy).clamp(0, rows - 1)
+    near = flat.gather(2, near_y * columns + near_x).clamp_min(FLOOR).log()
+    here = scores.clamp_min(FLOOR).log().unsqueeze(2)
+    before, after = near[..., :2], near[..., 2:]  # (B, K, 2) along x and y
+    curvature = (2 * here - before - after).clamp_min(1e-4)
+    offset = (0.5 * (after - before) / curvature).clamp(-0.5, 0.5)
+    return (torch.stack([x, y], dim=2) + 0.5 + offset) * stride, scores.clamp(0, 1)
 
 
 def decode_quarter(heatmaps: Tensor, stride: float) -> tuple[Tensor, Tensor]:

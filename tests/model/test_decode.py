@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.skeleton import OKS_SIGMAS
-from model.decode import BODY, TEMPERATURE, boxes_at_cells, decode_centres, decode_expected, decode_heatmaps
-from training.decoding import Decode
+from model.decode import BODY, TEMPERATURE, boxes_at_cells, decode_centres, decode_expected
+from training.decoding import Decode, decode_heatmaps
 from training.targets import keypoint_heatmaps
 
 
@@ -89,7 +89,7 @@ def test_expected_similarity_falls_with_doubt() -> None:
     doubts = torch.cat([here, here + there, 0.5 * here, 0 * here])
     scores = decode_expected(doubts, 4.0, SIGMAS[:1])[1].flatten()
     assert (scores.diff() < 0).all()
-    assert scores[-1] == 0
+    assert scores[-1] < 1e-6
 
 
 @pytest.mark.parametrize("shuffle", [2, 4])

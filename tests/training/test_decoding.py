@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from app.skeleton import FLIP_INDEX
-from model.decode import decode_heatmaps
 from model.okdhp import Outputs, ensemble
 from model.outputs import BranchOutput
 from training.augment import crop_matrices, transform_points
 from training.datasets import load_dataset
-from training.decoding import DECODINGS, FlipTested, decode_dark, flip_back, smooth
+from training.decoding import DECODINGS, FlipTested, decode_dark, decode_heatmaps, flip_back, smooth
 from training.joints import COCO, MPII
 from training.pose_task import predict, score
 from training.targets import keypoint_heatmaps
