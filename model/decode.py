@@ -58,9 +58,9 @@ def _peaks(expected: Tensor, step: float) -> tuple[Tensor, Tensor]:
     """The highest places of a grid (B, K, rows + 2, columns + 2), as keypoints (B, K, 2), and their values, 0..1.
 
     step: input pixels a place. Refined by a parabola through the logarithms of the place and its neighbours, along x
-    and y: exact for a Gaussian. In the outermost places, a highest value is below zero and its place means nothing:
-    they have no neighbours of their own. A table and a product do the arithmetic: beside so small a network each
-    operation's own cost counts.
+    and y: exact for a Gaussian. The outermost places have no neighbours of their own; the highest value is there only
+    where nothing is expected. A table and a product do the arithmetic: beside so small a network each operation's own
+    cost counts.
     """
     height, width = expected.shape[2:]
     flat = expected.flatten(2)
