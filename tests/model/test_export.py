@@ -119,9 +119,9 @@ def test_exported_file_is_self_contained_and_plain(tmp_path: Path) -> None:
 
 
 def test_cost_counts_multiply_adds_and_parameters() -> None:
-    deployed = deploy(pose_model(), "a", "pose", OKS_SIGMAS)
-    small, large = cost(deployed, (128, 96)), cost(deployed, (256, 192))
-    assert large["gmacs"] == pytest.approx(4 * small["gmacs"], rel=0.06)
+    deployed = deploy(detector_model(), "a", "detector")  # convolutions alone: a pose graph's decoding grows otherwise
+    small, large = cost(deployed, (128, 128)), cost(deployed, (512, 512))
+    assert large["gmacs"] == pytest.approx(16 * small["gmacs"], rel=0.01)
     assert small["parameters"] == sum(p.numel() for p in deployed.parameters())
 
 
