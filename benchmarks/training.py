@@ -202,7 +202,7 @@ def read_arguments(description: str | None, **counts: int) -> argparse.Namespace
 def main() -> None:
     arguments = read_arguments(__doc__, rounds=3, student_batch=64, hourglass_batch=4)
     device = pick_device(arguments.device)
-    student = load_recipe(ROOT / "weights/pose.toml")
+    student = load_recipe(ROOT / "training/configs/student-unbalanced.toml")
     hourglass = load_recipe(ROOT / "training/configs/hourglass-4.toml")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.data or made_up(Path(temporary) / "people")

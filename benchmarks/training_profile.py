@@ -100,7 +100,7 @@ def report(name: str, recipe: Recipe, stage: Stage, dataset: Dataset, device: to
 def main() -> None:
     arguments = read_arguments(__doc__, steps=4, student_batch=48, hourglass_batch=4)
     device = pick_device(arguments.device)
-    student = load_recipe(ROOT / "weights/pose.toml")
+    student = load_recipe(ROOT / "training/configs/student-unbalanced.toml")
     hourglass = load_recipe(ROOT / "training/configs/hourglass-4.toml")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.data or made_up(Path(temporary) / "people")

@@ -9,6 +9,7 @@ from torch import Tensor
 FLOOR = 1e-3  # heatmap values below this carry no shape: the sub-pixel step sees them as flat
 MAX_LOG_SIZE = 5.0  # e**5 cells: wider than any picture, and short of overflow
 TEMPERATURE = 0.2  # at which a softmax of heatmaps is a chance for each cell (docs/experiments.md)
+MAX_LOGIT = 60.0  # of a heatmap that no training brings about: the sum of its exponentials does not overflow
 PARABOLA = (  # of logarithms here, left, right, above, below: half the slope along x and y, the curvature along x and y
     (0.0, 0.0, 2.0, 2.0),
     (-0.5, 0.0, -1.0, 0.0),
@@ -21,55 +22,52 @@ BODY = 0.44  # square root of a person's area, in parts of the height of a crop 
 
 
 def decode_expected(
-    heatmaps: Tensor, stride: float, sigmas: Sequence[float], shuffle: int = 1
+    heatmaps: Tensor, stride: float, sigmas: Sequence[float], shuffle: int = 1, temperature: float = TEMPERATURE
 ) -> tuple[Tensor, Tensor]:
     """Keypoints (B, K, 2) as x, y in input pixels and scores (B, K) in 0..1 from heatmaps (B, K, H, W), sides even.
 
     Where the keypoint similarity (OKS) is expected to be the highest, and how high: the heatmap's softmax says how
     likely each cell is, and a bell of `sigmas` (K), as OKS has them, what is gained there by an answer here. Of two
     places, one that has likely ones around it beats a lone peak, and a wide heatmap scores lower than a narrow one
-    (Purkrabek and Matas, "ProbPose", CVPR 2025, section 3.2). What an empty heatmap would promise is subtracted: beyond
-    the border everything is empty, and of a keypoint that is nowhere nothing is expected.
+    (Purkrabek and Matas, "ProbPose", CVPR 2025, section 3.2). The softmax has a cell more, which is empty, and what an
+    empty heatmap would promise is subtracted: beyond the border everything is empty, and of a keypoint that is nowhere
+    nothing is expected.
 
     Found on a grid of 2 x 2 cells, and between its places. shuffle: above 1, `heatmaps` is what a pixel shuffle of that
     factor would make heatmaps of, (B, K * shuffle**2, H / shuffle, W / shuffle). For a factor of 2 nothing is shuffled:
-    each of its places holds one place of the grid.
+    each of its places holds one place of the grid. temperature: 1 for heatmaps that were divided by it already.
     """
     if shuffle > 2:
         heatmaps, shuffle = F.pixel_shuffle(heatmaps, shuffle), 1
     rows, columns = (side * shuffle // 2 for side in heatmaps.shape[2:])
-    reach = 2 * BODY * rows * heatmaps.new_tensor(sigmas).view(-1, 1, 1)  # in places of the grid
-    gain_y, gain_x = _bells(reach, rows), _bells(reach, columns)
-    if shuffle == 2:  # four channels hold the four cells of each place
-        gain_y = gain_y.repeat(1, 1, 4)
-    else:
-        gain_y, gain_x = gain_y.repeat_interleave(2, dim=2), gain_x.repeat_interleave(2, dim=2)
+    logits = heatmaps if temperature == 1 else heatmaps / temperature
+    odds = logits.clamp(max=MAX_LOGIT).exp()  # 1 in an empty cell
     B, K = heatmaps.shape[0], len(sigmas)
-    logits = heatmaps.reshape(B, K, -1) / TEMPERATURE
-    chance = torch.softmax(logits, dim=2)
-    likeliest = chance.amax(2)
-    nowhere = (likeliest / (likeliest + logits.amax(2).exp()))[..., None, None]  # a cell more, and empty
-    gained = gain_y @ chance.reshape(B, K, -1, gain_x.shape[2]) @ gain_x.mT  # (B, K, rows + 2, columns + 2)
-    empty = gain_y.sum(2, keepdim=True) * gain_x.sum(2).unsqueeze(1)
-    return _peaks(gained - nowhere * (gained + empty), 2 * stride)
+    if shuffle == 2:  # four channels hold the four cells of each place
+        odds = odds.view(B, K, 4, rows, columns).sum(2)
+    else:
+        odds = odds.view(B, K, rows, 2, columns, 2).sum((3, 5))
+    reach = 2 * BODY * rows * heatmaps.new_tensor(sigmas).view(-1, 1, 1)  # in places of the grid
+    gained = _bells(reach, rows) @ (odds - 4) @ _bells(reach, columns).mT  # (B, K, rows + 2, columns + 2)
+    return _peaks(gained, odds.sum((2, 3)) + 1, 2 * stride)
 
 
-def _peaks(expected: Tensor, step: float) -> tuple[Tensor, Tensor]:
+def _peaks(gained: Tensor, whole: Tensor, step: float) -> tuple[Tensor, Tensor]:
     """The highest places of a grid (B, K, rows + 2, columns + 2), as keypoints (B, K, 2), and their values, 0..1.
 
-    step: input pixels a place. Refined by a parabola through the logarithms of the place and its neighbours, along x
-    and y: exact for a Gaussian. The outermost places have no neighbours of their own; the highest value is there only
-    where nothing is expected. A table and a product do the arithmetic: beside so small a network each operation's own
-    cost counts.
+    whole (B, K): what the values are parts of. step: input pixels a place. Refined by a parabola through the logarithms
+    of the place and its neighbours, along x and y: exact for a Gaussian. The outermost places have no neighbours of
+    their own; the highest value is there only where nothing is expected. A table and a product do the arithmetic:
+    beside so small a network each operation's own cost counts.
     """
-    height, width = expected.shape[2:]
-    flat = expected.flatten(2)
+    height, width = gained.shape[2:]
+    flat = gained.flatten(2)
     place = flat.argmax(2, keepdim=True)  # (B, K, 1)
-    steps = torch.tensor([0, -1, 1, -width, width], device=expected.device)
-    near = flat.gather(2, (place + steps).clamp(0, height * width - 1))  # (B, K, 5)
+    steps = torch.tensor([0, -1, 1, -width, width], device=gained.device)
+    near = flat.gather(2, (place + steps).clamp(0, height * width - 1)) / whole.unsqueeze(2)  # (B, K, 5)
     shape = near.clamp_min(FLOOR).log() @ near.new_tensor(PARABOLA)  # (B, K, 4): slopes along x and y, curvatures
     offset = (shape[..., :2] / shape[..., 2:].clamp_min(1e-4)).clamp(-0.5, 0.5)
-    cells = torch.arange(height * width, device=expected.device)
+    cells = torch.arange(height * width, device=gained.device)
     centres = torch.stack([cells % width, cells // width], dim=1) - 0.5  # (rows * columns, 2), the border left out
     return (centres[place.squeeze(2)] + offset) * step, near[..., 0].clamp(0, 1)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.decode import TOP_K, decode_centres, decode_expected
+from model.decode import TEMPERATURE, TOP_K, decode_centres, decode_expected
 from model.layers import fuse
 from model.okdhp import OKDHP
 from model.student import Encoder, PoseBranch
@@ -40,21 +40,27 @@ class Calibration:
 class DeployedPose(nn.Module):
     """crops (N, H, W, 3) uint8 RGB -> keypoints (N, K, 2) x, y in crop pixels, scores (N, K) in 0..1.
 
-    sigmas (K,), shuffle: see `decode_expected`. Without a `calibration` the scores are what it expects.
+    sigmas (K,), shuffle, temperature: see `decode_expected`. Without a `calibration` the scores are what it expects.
     """
 
     inputs, outputs = "crops", ("keypoints", "scores")
 
     def __init__(
-        self, network: nn.Module, sigmas: Sequence[float], calibration: Calibration | None = None, shuffle: int = 1
+        self,
+        network: nn.Module,
+        sigmas: Sequence[float],
+        calibration: Calibration | None = None,
+        shuffle: int = 1,
+        temperature: float = TEMPERATURE,
     ) -> None:
         super().__init__()
-        self.network, self.sigmas, self.calibration, self.shuffle = network, tuple(sigmas), calibration, shuffle
+        self.network, self.sigmas, self.calibration = network, tuple(sigmas), calibration
+        self.shuffle, self.temperature = shuffle, temperature
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         heatmaps = self.network(crops.permute(0, 3, 1, 2).float()).final
         stride = crops.shape[1] / (heatmaps.shape[2] * self.shuffle)
-        keypoints, expected = decode_expected(heatmaps, stride, self.sigmas, self.shuffle)
+        keypoints, expected = decode_expected(heatmaps, stride, self.sigmas, self.shuffle, self.temperature)
         return keypoints, self.calibration(expected) if self.calibration else expected
 
 
@@ -84,14 +90,16 @@ def deploy(
     """
     if task == "pose" and len(sigmas) != model.num_keypoints:
         raise ValueError(f"a pose network of {model.num_keypoints} keypoints needs as many sigmas, got {len(sigmas)}")
-    network, shuffle = fuse(model.deployed(branch)), 1
+    network, shuffle, temperature = fuse(model.deployed(branch)), 1, TEMPERATURE
     for module in network.modules():
         if isinstance(module, Encoder):
             module.fold_pixel_scale()
         if isinstance(module, PoseBranch):
             shuffle = module.leave_shuffled()
+            module.divide(temperature)
+            temperature = 1.0
     if task == "pose":
-        return DeployedPose(network, sigmas, calibration, shuffle).eval()
+        return DeployedPose(network, sigmas, calibration, shuffle, temperature).eval()
     return DeployedDetector(network).eval()
 
 

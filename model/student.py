@@ -25,6 +25,17 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class OwnConfig:
+    """A branch's own encoder: channels at strides 4, 8, 16 and so on, and how many further convolutions follow each.
+
+    None by default. With one, the branch shares the trunk as far as stride 4 alone and may be many times as heavy.
+    """
+
+    widths: tuple[int, ...] = ()
+    depths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
     """Channels on the way up from the encoder's last level, one a level, and convolutions at each.
 
@@ -33,12 +44,14 @@ class DecoderConfig:
     end at stride 4 too, without convolutions at that costly resolution (sub-pixel convolution: Shi et al., CVPR 2016).
     features: channels that the last convolution widens to for the head, 0 for as many as the last width. The head is
     linear: shuffle x shuffle cells of every keypoint need more of them than the way up does.
+    own: the encoder that the decoder goes up from, if not the shared one.
     """
 
     widths: tuple[int, ...] = (96, 64, 32)
     depth: int = 1
     shuffle: int = 1
     features: int = 0
+    own: OwnConfig = OwnConfig()
 
     @property
     def out_channels(self) -> int:
@@ -79,12 +92,35 @@ class Encoder(nn.Module):
         return TrunkOutput(stem=pyramid[2], features=tuple(reversed(pyramid[1:])))
 
 
+class OwnEncoder(nn.Module):
+    """The shared features at stride 4 -> features of a branch's own at its strides, the coarsest first.
+
+    The teaching half of an unbalanced pair: heavy from stride 4 on, so that it sees more than a light trunk lets pass.
+    """
+
+    def __init__(self, channels: int, config: OwnConfig) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        for level, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
+            first = RepConv(channels, width, stride=2 if level else 1)
+            self.stages.append(nn.Sequential(first, *(RepConv(width, width) for _ in range(depth))))
+            channels = width
+
+    def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x, pyramid = features[-1], []
+        for stage in self.stages:
+            x = stage(x)
+            pyramid.append(x)
+        return tuple(reversed(pyramid))
+
+
 class Decoder(nn.Module):
     """Encoder features -> what a head needs, top-down with additive skips; (B, out_channels, H/s, W/s) out."""
 
     def __init__(self, config: DecoderConfig, encoder: EncoderConfig) -> None:
         super().__init__()
-        coarse_to_fine = list(reversed(encoder.widths))
+        self.own = OwnEncoder(encoder.widths[1], config.own) if config.own.widths else None
+        coarse_to_fine = list(reversed(config.own.widths or encoder.widths[1:]))
         self.entry = Projection(coarse_to_fine[0], config.widths[0])
         self.skips = nn.ModuleList()
         self.blocks = nn.ModuleList()
@@ -97,6 +133,8 @@ class Decoder(nn.Module):
             self.steps.append(Projection(width, following) if following else nn.Identity())
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        if self.own is not None:
+            features = self.own(features)
         x: Tensor = self.entry(features[0])
         for feature, skip, block, step in zip(features[1:], self.skips, self.blocks, self.steps, strict=False):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest") + skip(feature)
@@ -122,6 +160,11 @@ class PoseBranch(nn.Module):
         """For export: from now on `final` is what the head predicts, and decoding unpacks it by the factor returned."""
         factor, self.shuffle = self.shuffle, 1
         return factor
+
+    def divide(self, temperature: float) -> None:
+        """For export: from now on `final` is divided by `temperature`, as decoding asks for."""
+        self.head.weight.data /= temperature
+        _bias(self.head).data /= temperature
 
     def forward(self, features: tuple[Tensor, ...]) -> BranchOutput:
         heatmaps = self.head(self.decoder(features))

@@ -111,7 +111,7 @@ def photometric(images: Tensor, config: Augment, generator: Generator) -> Tensor
 
     def draw(low: float, high: float, channels: int = 1) -> Tensor:
         values = torch.rand(B, channels, 1, 1, generator=generator) * (high - low) + low
-        return values.to(device)
+        return values.to(device, non_blocking=True)
 
     cast = 1 + draw(-0.3, 0.3, 3) * config.colour
     gain = torch.where(draw(0, 1) < config.low_light, draw(0.15, 0.5), 1 + draw(-1, 1) * config.colour) * cast
@@ -126,13 +126,22 @@ def photometric(images: Tensor, config: Augment, generator: Generator) -> Tensor
     flat = images.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H*W, 3)
     flat = torch.baddbmm(offset.view(B, 1, 1), flat, colours.transpose(1, 2))
     images = flat.view(B, *images.shape[2:], 3).permute(0, 3, 1, 2)
-    blurred = (torch.rand(B, generator=generator) < config.blur).nonzero().flatten().to(device)
+    blurred = (torch.rand(B, generator=generator) < config.blur).nonzero().flatten().to(device, non_blocking=True)
     if len(blurred):
         images[blurred] = F.avg_pool2d(images[blurred], 3, 1, 1, count_include_pad=False)
-    noisy = (torch.rand(B, generator=generator) < config.noise).nonzero().flatten().to(device)
+    noisy = (torch.rand(B, generator=generator) < config.noise).nonzero().flatten().to(device, non_blocking=True)
     if len(noisy):
-        images[noisy] += torch.randn(len(noisy), *images.shape[1:], generator=generator).to(device) * draw(4, 20)[noisy]
+        grain = torch.randn(len(noisy), *images.shape[1:], generator=_beside(device, generator), device=device)
+        images[noisy] += grain * draw(4, 20)[noisy]
     return images.clamp_(0, 255)
+
+
+def _beside(device: torch.device, generator: Generator) -> Generator:
+    """`generator`, or on a GPU one there that follows from it: numbers for whole pictures are not carried over."""
+    if device.type == "cpu":
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return Generator(device).manual_seed(seed)
 
 
 def occlude(images: Tensor, config: Augment, generator: Generator) -> Tensor:
@@ -143,7 +152,7 @@ def occlude(images: Tensor, config: Augment, generator: Generator) -> Tensor:
     half_w, half_h = uniform(generator, B, 0.05, 0.2)[covered] * W, uniform(generator, B, 0.05, 0.2)[covered] * H
     columns = (torch.arange(W)[None] - centre_x[:, None]).abs() < half_w[:, None]  # (covered, W)
     rows = (torch.arange(H)[None] - centre_y[:, None]).abs() < half_h[:, None]  # (covered, H)
-    mask = (rows[:, :, None] & columns[:, None, :])[:, None].to(images.device)
-    covered = covered.to(images.device)
+    covered, rows, columns = (values.to(images.device, non_blocking=True) for values in (covered, rows, columns))
+    mask = (rows[:, :, None] & columns[:, None, :])[:, None]
     images[covered] = torch.where(mask, images[covered - 1], images[covered])
     return images

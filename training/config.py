@@ -35,6 +35,14 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Own:
+    """A student branch's own encoder from stride 4 on (model.student.OwnConfig); none by default."""
+
+    widths: tuple[int, ...] = ()
+    depths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Branch:
     """One branch: its decoder's channels from coarse to fine, and convolutions per level; `stacks` for an hourglass.
 
@@ -49,6 +57,7 @@ class Branch:
     features: int = 0
     stacks: int = 1  # of its own, after the shared ones
     tower: int = 0  # a detector's: convolutions that the scores have to themselves
+    own: Own = Own()
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,7 @@ class Recipe:
     kd_ramp: float = 0.6  # share of the run over which the KL's weight rises to kd_weight
     temperature: float = 0.1
     box_weight: float = 2.0
+    evaluate_every: int = 1  # epochs from one evaluation and checkpoint to the next; after the last there is one too
     holdout: float = 0.04  # share of the training pictures kept aside to choose the branch and watch the run
     network: NetworkName = "student"
     hourglass: Hourglass = Hourglass()
@@ -146,6 +156,7 @@ class Recipe:
         _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
         _require(self.learning_rate >= 0, f"learning_rate must be at least 0, got {self.learning_rate}")
         _require(self.sigma > 0, f"sigma must be above 0, got {self.sigma}")
+        _require(self.evaluate_every > 0, f"evaluate_every must be above 0, got {self.evaluate_every}")
         _require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
         _require(self.augment.scale >= 0, f"augment.scale must be at least 0, got {self.augment.scale}")
         for name in CHANCES:
@@ -190,6 +201,7 @@ class Recipe:
             least = 0 if name == "student" else 1
             possible = min(branch.widths) > 0 and branch.depth >= least
             _require(possible, f"a branch's widths must be above 0 and its depth at least {least}, got {branch}")
+            self._check_own(branch.own)
             possible = branch.tower >= 0 and (branch.tower == 0 or self.task == "detector")
             _require(possible, f"a tower is a detector's, of at least 0 convolutions, got {branch}")
         sizes = len(encoder.widths), len(encoder.depths)
@@ -200,6 +212,14 @@ class Recipe:
             given = Encoder(multiplier=encoder.multiplier)
             _require(encoder == given, f"{name} has published widths and depths; set encoder.multiplier instead")
             _require(encoder.multiplier > 0, f"encoder.multiplier must be above 0, got {encoder.multiplier}")
+
+    def _check_own(self, own: Own) -> None:
+        if own == Own():
+            return
+        _require(self.network == "student", f"a branch of {self.network} has no encoder of its own, got {own}")
+        levels = len(self.encoder.widths) - 1
+        sizes = len(own.widths) == len(own.depths) == levels and min(own.widths) > 0 and min(own.depths) >= 0
+        _require(sizes, f"an own encoder has {levels} widths above 0 and {levels} depths, from stride 4 on, got {own}")
 
     def _check_distillation(self) -> None:
         """The branches have somebody to learn from, and no part of the network is left without a loss."""

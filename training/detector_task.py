@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from model.decode import TOP_K, boxes_at_cells, decode_centres
 from model.okdhp import OKDHP, Outputs
-from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig
+from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig, OwnConfig
 from training.augment import occlude, photometric, transform_points, uniform
 from training.config import Recipe, Stage
 from training.data import PARTIAL_SOURCES, Dataset
@@ -30,7 +30,11 @@ def build_model(recipe: Recipe) -> OKDHP:
     """The multi-branch network of a detector recipe, freshly initialised."""
     encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths)
     branches = {
-        branch.name: DetectorBranch(DecoderConfig(branch.widths, branch.depth), encoder, branch.tower)
+        branch.name: DetectorBranch(
+            DecoderConfig(branch.widths, branch.depth, own=OwnConfig(branch.own.widths, branch.own.depths)),
+            encoder,
+            branch.tower,
+        )
         for branch in recipe.branches
     }
     return OKDHP(Encoder(encoder), branches, 1, recipe.fau)
@@ -80,7 +84,7 @@ class DetectorTask:
             partial = self.partial[pictures].view(-1, 1, 1)
         images = occlude(photometric(crops.float(), config, generator), config, generator)
         targets = {**seen._asdict(), "partial": partial}
-        return images, {name: value.to(images.device) for name, value in targets.items()}
+        return images, {name: value.to(images.device, non_blocking=True) for name, value in targets.items()}
 
     def _mixed(self, rows: Tensor, generator: Generator) -> Tensor:
         """The pictures of training examples `rows`, some replaced by partly annotated ones."""

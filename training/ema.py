@@ -30,6 +30,7 @@ class EMA:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averaged, current = self.model.state_dict(), model.state_dict()
         floats = [name for name, value in averaged.items() if value.is_floating_point()]
+        others = [name for name, value in averaged.items() if not value.is_floating_point()]
         torch._foreach_lerp_([averaged[name] for name in floats], [current[name] for name in floats], 1 - decay)
-        for name in averaged.keys() - set(floats):
-            averaged[name].copy_(current[name])
+        if others:
+            torch._foreach_copy_([averaged[name] for name in others], [current[name] for name in others])

@@ -19,7 +19,7 @@ from training.datasets import load_dataset
 from training.decoding import deployed_decoding
 from training.evaluate import candidates_threshold, detector_table, load_network, measure_poses
 from training.joints import MPII
-from training.kept import kept_branch
+from training.kept import kept_branch, last_scores
 from training.pictures import DataError
 from training.pose_task import predict, scored
 from training.restore import joints_of, restore
@@ -79,7 +79,7 @@ def run_export(
     if val is not None:
         card["scores"] = scores_of(out, recipe.task, val)
     out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
-    save_checkpoint(out.with_suffix(".pt"), slim(content))
+    save_checkpoint(out.with_suffix(".pt"), slim(content, kept))
     return card
 
 
@@ -96,14 +96,23 @@ def _training(content: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
             "seed": recipe.seed,
             "before": content.get("before", []),
         },
-        "held_out": content["history"][-1]["scores"] if content["history"] else {},
+        "held_out": last_scores(content["history"]),
     }
 
 
-def slim(content: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint to start other runs from: the averaged weights of all branches in half precision, nothing else."""
-    halved = {name: value.half() if value.is_floating_point() else value for name, value in content["ema"].items()}
-    return {**content, "ema": halved, "model": {}, "optimiser": {}}
+def slim(content: dict[str, Any], kept: str) -> dict[str, Any]:
+    """A checkpoint to start other runs from: averaged weights of trunk and branch `kept`, in half precision.
+
+    Its recipe is of that branch alone: a partner that only taught may be many times as heavy.
+    """
+    recipe = content["recipe"]
+    alone = {"branches": [branch for branch in recipe["branches"] if branch["name"] == kept], "kept": kept}
+    if recipe.get("distillation") == "mutual":  # which takes two
+        alone["distillation"] = "ensemble"
+    parts = ("trunk.", f"branches.{kept}.")
+    weights = {name: value for name, value in content["ema"].items() if name.startswith(parts)}
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+    return {**content, "recipe": recipe | alone, "ema": halved, "model": {}, "optimiser": {}}
 
 
 def _held_out(data: Path, holdout: float) -> Dataset | None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,7 @@ class DecodedPictures(Pictures):
             images[index] = np.empty(0)  # frees the copy: at no time are all pictures held twice
         self.offset = torch.from_numpy(starts[:-1])  # (N,) first byte
         self.flat = torch.from_numpy(flat).to(device)
+        self.gather = as_one_kernel(gather_crops) if device.type == "cuda" else gather_crops
 
     def picture(self, index: int) -> np.ndarray:
         """One picture (H, W, 3) uint8 RGB, a view of the buffer where it lies in main memory."""
@@ -93,44 +95,54 @@ class DecodedPictures(Pictures):
 
     def sample_by_gather(self, index: Tensor, matrices: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """`sample` by indexing the flat buffer: bilinear, averaged over 2x2 points per pixel against aliasing."""
-        device, (height, width) = self.device, size_hw
         linear = torch.linalg.inv(matrices[:, :, :2])
-        shift = -(linear @ matrices[:, :, 2:])
-        back = torch.cat([linear, shift], dim=2).float().to(device)  # (B, 2, 3) crop -> picture
-        sizes = self.size_wh[index].to(device)
-        start = self.offset[index].to(device)
-        total = torch.zeros(len(index), height, width, 3, device=device)
-        for dy, dx in ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)):
-            rows = torch.arange(height, device=device) + dy
-            columns = torch.arange(width, device=device) + dx
-            grid = torch.stack(
-                [
-                    columns.expand(height, width),
-                    rows[:, None].expand(height, width),
-                    torch.ones(height, width, device=device),
-                ]
-            )
-            points = torch.einsum("bij,jhw->bihw", back, grid) - 0.5  # (B, 2, H, W), integer = pixel centre
-            total += self._bilinear(points, sizes, start)
-        return (total / 4).round().clamp(0, 255).to(torch.uint8).permute(0, 3, 1, 2)
+        back = torch.cat([linear, -(linear @ matrices[:, :, 2:])], dim=2).float()  # (B, 2, 3) crop -> picture
+        # Without waiting for what the GPU is at: the next batch is made while it works on this one.
+        back, sizes, start = (
+            values.to(self.device, non_blocking=True) for values in (back, self.size_wh[index], self.offset[index])
+        )
+        return self.gather(self.flat, start, sizes, back, *size_hw).permute(0, 3, 1, 2)
 
-    def _bilinear(self, points: Tensor, sizes: Tensor, start: Tensor) -> Tensor:
-        """Colours (B, H, W, 3) float at `points` (B, 2, H, W), neighbours outside the picture being grey."""
-        corner = points.floor()
-        part = points - corner
-        x, y = corner.long().unbind(1)
-        w, h = (sizes[:, axis, None, None] for axis in (0, 1))
-        channels = torch.arange(3, device=points.device)
-        result = torch.zeros(*x.shape, 3, device=points.device)
-        for step_x, weight_x in ((0, 1 - part[:, 0]), (1, part[:, 0])):
-            for step_y, weight_y in ((0, 1 - part[:, 1]), (1, part[:, 1])):
-                column, row = x + step_x, y + step_y
+
+def as_one_kernel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function` compiled for inputs of any size, or as it is where there is no C compiler to do it with.
+
+    Sixteen reads a pixel, each with its own index, are sixteen passes over a batch one by one, and one pass together.
+    """
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
+        log.warning("no C compiler: crops are cut by many small kernels, which is slower; install gcc")
+        return function
+    compiled: Callable[..., Tensor] = torch.compile(function, dynamic=True)
+    return compiled
+
+
+def gather_crops(flat: Tensor, start: Tensor, sizes_wh: Tensor, back: Tensor, height: int, width: int) -> Tensor:
+    """Crops (B, height, width, 3) uint8 of pictures that begin at `start` (B,) in `flat`, of `sizes_wh` (B, 2).
+
+    back (B, 2, 3): from crop to picture pixels.
+    """
+    rows = torch.arange(height, device=flat.device)[None, :, None]
+    columns = torch.arange(width, device=flat.device)[None, None, :]
+    channels = torch.arange(3, device=flat.device)
+    w, h, first = (values[:, None, None] for values in (sizes_wh[:, 0], sizes_wh[:, 1], start))
+    total = torch.zeros(len(start), height, width, 3, device=flat.device)
+    for dy, dx in ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)):
+        x, y = (  # (B, height, width), integer = pixel centre
+            back[:, axis, 0, None, None] * (columns + dx)
+            + back[:, axis, 1, None, None] * (rows + dy)
+            + back[:, axis, 2, None, None]
+            - 0.5
+            for axis in (0, 1)
+        )
+        left, top = x.floor(), y.floor()
+        for column, weight_x in ((left, 1 - (x - left)), (left + 1, x - left)):
+            for row, weight_y in ((top, 1 - (y - top)), (top + 1, y - top)):
                 inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
-                cell = start[:, None, None] + (row * w + column) * 3
-                colour = self.flat[torch.where(inside, cell, 0)[..., None] + channels].float()
+                cell = torch.where(inside, first + (row.long() * w + column.long()) * 3, 0)
+                colour = flat[cell[..., None] + channels].float()
                 colour = torch.where(inside[..., None], colour, float(BORDER_GREY))
-                result += (weight_x * weight_y)[..., None] * colour
-        return result
+                total += (weight_x * weight_y)[..., None] * colour
+    return (total / 4).round().clamp(0, 255).to(torch.uint8)
 
 
 class PictureFiles(Pictures):

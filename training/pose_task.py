@@ -80,7 +80,7 @@ class PoseTask:
             for values in (points, labelled, absent)
         )
         targets = {"keypoints": points, "labelled": labelled, "absent": absent}
-        return images, {name: value.to(images.device) for name, value in targets.items()}
+        return images, {name: value.to(images.device, non_blocking=True) for name, value in targets.items()}
 
     def losses(self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float) -> dict[str, Tensor]:
         """Named terms; their sum is minimised."""
@@ -113,7 +113,8 @@ class PoseTask:
         """
         points, labelled = targets["keypoints"], targets["labelled"].float()
         stride = stage.height // height
-        inside = ((points >= 0) & (points < torch.tensor([stage.width, stage.height], device=points.device))).all(2)
+        x, y = points.unbind(2)
+        inside = (x >= 0) & (x < stage.width) & (y >= 0) & (y < stage.height)
         counts = labelled + self.recipe.absent_weight * targets["absent"]
         sigma = self.sigma_per_height * stage.height * 4 / stride
         maps = keypoint_heatmaps(points, inside & targets["labelled"], (stage.height, stage.width), stride, sigma)

@@ -49,6 +49,8 @@ class Progress:
         if not self.path.exists():
             return
         content, run = load_checkpoint(self.path), self.run
+        if not content["model"]:
+            raise CheckpointError(f"{self.path}: is a slim checkpoint: a run can start from it (--init), not go on")
         if recipe_from_dict(content["recipe"]) != run.recipe:  # keys that came later have their defaults
             raise CheckpointError(f"{self.path}: belongs to another recipe; choose another output folder")
         if run.teacher is not None and run.teacher.identity != content.get("teacher"):
@@ -61,8 +63,6 @@ class Progress:
         learnt = content.get("annotations", "")  # older checkpoints do not say
         if learnt and learnt != self.about.get("annotations"):
             raise CheckpointError(f"{self.path}: has learnt from other annotations; choose another output folder")
-        if not content["model"]:
-            raise CheckpointError(f"{self.path}: is a slim checkpoint: a run can start from it (--init), not go on")
         run.model.load_state_dict(content["model"])
         run.ema.model.load_state_dict(content["ema"])
         run.ema.updates = content["ema_updates"]
@@ -72,11 +72,12 @@ class Progress:
         self.before = content.get("before", [])
         log.info("resumed %s after epoch %d, step %d", self.path, self.epoch, self.step)
 
-    def finish(self, epoch: int, means: dict[str, float], scores: dict[str, float]) -> None:
-        """Note the epoch's figures and write the checkpoint."""
+    def finish(self, epoch: int, means: dict[str, float], scores: dict[str, float], saved: bool = True) -> None:
+        """Note the epoch's figures; where it is to be `saved`, write the checkpoint."""
         self.history.append({"epoch": epoch, "losses": means, "scores": scores})
         self.epoch, self.step, self.sums = epoch + 1, 0, {}
-        self._save()
+        if saved:
+            self._save()
 
     def interrupt(self, epoch: int, step: int, sums: dict[str, float]) -> None:
         """Note the steps done in an epoch that is left here; the leading process writes the checkpoint."""

@@ -4,19 +4,21 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from model.layers import fuse
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.config import Recipe, RecipeError
-from training.kept import kept_branch
+from training.kept import teaching_branch
 from training.restore import restore
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """The kept branch of a checkpoint; `identity` is its file's digest."""
+    """The best branch of a checkpoint; `identity` is its file's digest."""
 
     network: nn.Sequential
     identity: str
@@ -41,9 +43,10 @@ def load_teacher(path: Path, student: Recipe, device: torch.device) -> Teacher:
         dataclasses.replace(recipe, stages=student.stages)
     except RecipeError as error:
         raise CheckpointError(f"{path}: this teacher cannot see what the student sees: {error}") from error
-    network = model.deployed(kept_branch(recipe, content["history"])).to(device).eval().requires_grad_(False)
+    network = fuse(model.deployed(teaching_branch(recipe, content["history"])).eval())  # it is run, not trained
+    network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
     with open(path, "rb") as file:
-        return Teacher(network, hashlib.file_digest(file, "sha256").hexdigest())
+        return Teacher(cast(nn.Sequential, network), hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def check_teacher(recipe: Recipe, path: Path | None) -> None:

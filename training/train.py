@@ -26,6 +26,7 @@ from training.losses import ramp_up
 from training.pictures import DataError
 from training.pose_task import PoseTask
 from training.progress import Progress
+from training.reporting import conclude
 from training.teacher import Teacher, check_teacher, load_teacher
 
 log = logging.getLogger("okdhp.train")
@@ -100,14 +101,10 @@ def train(
         if means is None:
             log.warning("stopped after step %d of epoch %d; %s goes on from there", state.step, epoch + 1, state.path)
             break
+        late = run.group.any((time.monotonic() - began) / 3600 > max_hours)
         if board is not None:
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                scores, drawn = run.task.evaluate(run.ema.model, stage), run.task.draw(run.ema.model, stage)
-            state.finish(epoch, means, scores)
-            report(board, epoch, recipe, run.task.score_name, means, scores)
-            if drawn is not None:
-                board.add_image("held-out", drawn, epoch, dataformats="HWC")
-        if run.group.any((time.monotonic() - began) / 3600 > max_hours):
+            conclude(run, state, board, epoch, means, saved=late)
+        if late:
             log.warning("stopped after %.2f hours, as asked", max_hours)
             break
     if board is not None:
@@ -143,6 +140,7 @@ def prepare(
     """What `train` trains, at its beginning; the arguments are `train`'s."""
     check_teacher(recipe, start.teacher)
     torch.manual_seed(recipe.seed)
+    torch.backends.cudnn.benchmark = True  # inputs keep their size for a whole stage
     group = join_group(device)
     kind: Callable[..., Task] = PoseTask if recipe.task == "pose" else DetectorTask
     held = held_pictures(dataset.image_ids, recipe.holdout)
@@ -282,16 +280,3 @@ def stop_on_signal() -> Callable[[], bool]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: caught.append(received))
     return lambda: bool(caught)
-
-
-def report(
-    board: SummaryWriter, epoch: int, recipe: Recipe, name: str, means: dict[str, float], scores: dict[str, float]
-) -> None:
-    """One line in the log, the same in TensorBoard."""
-    for key, value in means.items():
-        board.add_scalar(f"loss/{key}", value, epoch)
-    for key, value in scores.items():
-        board.add_scalar(f"{name}/{key}", value, epoch)
-    losses = " ".join(f"{key} {value:.4f}" for key, value in means.items())
-    shown = " ".join(f"{key} {value:.4f}" for key, value in scores.items())
-    log.info("epoch %d/%d  %s  held-out %s: %s", epoch + 1, recipe.epochs, losses, name, shown)

@@ -89,7 +89,14 @@ def test_expected_similarity_falls_with_doubt() -> None:
     doubts = torch.cat([here, here + there, 0.5 * here, 0 * here])
     scores = decode_expected(doubts, 4.0, SIGMAS[:1])[1].flatten()
     assert (scores.diff() < 0).all()
-    assert scores[-1] < 1e-6
+    assert scores[-1] == 0
+
+
+def test_heatmaps_divided_beforehand_are_read_alike() -> None:
+    """Export puts the division into the head's weights."""
+    heatmaps = gaussians(torch.tensor([[[60.0, 100.0]]]))
+    divided = decode_expected(heatmaps / TEMPERATURE, 4.0, SIGMAS[:1], temperature=1.0)
+    torch.testing.assert_close(divided, decode_expected(heatmaps, 4.0, SIGMAS[:1]))
 
 
 @pytest.mark.parametrize("shuffle", [2, 4])

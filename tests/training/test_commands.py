@@ -83,10 +83,14 @@ def test_slim_checkpoint_starts_another_run_and_exports_the_same_network(trained
     pictures = [np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)]
     first, again = (load_network(path).run(pictures) for path in (trained / "pose.onnx", tmp_path / "again.onnx"))
     np.testing.assert_allclose(first[1], again[1], atol=0.01)
-    model = build_model(recipe_from_dict(load_checkpoint(thin)["recipe"]))
+    recipe = recipe_from_dict(load_checkpoint(full)["recipe"])
+    model = build_model(recipe)
     start_from(model, thin)
-    name = "branches.b.head.weight"
+    kept = json.loads((trained / "pose.json").read_text())["branch"]
+    name = f"branches.{kept}.head.weight"
     torch.testing.assert_close(model.state_dict()[name], load_checkpoint(full)["ema"][name], atol=1e-3, rtol=1e-2)
+    others = tuple(f"branches.{branch.name}." for branch in recipe.branches if branch.name != kept)
+    assert others and not any(name.startswith(others) for name in load_checkpoint(thin)["ema"])
 
 
 def test_a_network_can_be_deployed_at_another_size_than_it_was_trained_at(trained: Path, tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ def test_values_of_the_file_reach_the_recipe(tmp_path: Path) -> None:
         (GOOD + "[[branches]]\nname = 'a'\nfeatures = -8\n", "features are 0, or"),
         (GOOD + "[[branches]]\nname = 'a'\nfeatures = 8\ndepth = 0\n", "features are 0, or"),
         (GOOD.replace("pose", "detector") + "[[branches]]\nname = 'a'\nfeatures = 8\n", "features are 0, or"),
+        (GOOD + "[[branches]]\nname = 'a'\nown = { widths = [8, 8], depths = [0, 0] }\n", "has 4 widths above 0 and 4"),
+        (GOOD + "[[branches]]\nname = 'a'\nown = { widths = [8, 8, 0, 8], depths = [0, 0, 0, 0] }\n", "widths above 0"),
+        ("network = 'resnet18'\n" + GOOD + "[[branches]]\nname = 'a'\nown = { widths = [8] }\n", "no encoder of its"),
+        ("evaluate_every = 0\n" + GOOD, "evaluate_every must be above 0, got 0"),
         ("not toml", "Expected '='"),
     ],
 )
@@ -110,10 +114,10 @@ def test_epochs_belong_to_stages_in_order() -> None:
     assert [recipe.stage_of(epoch) for epoch in range(recipe.epochs)] == [small, small, large]
 
 
-@pytest.mark.parametrize("name", ["pose", "detector"])
-def test_bundled_recipes_are_valid_and_survive_a_checkpoint(name: str) -> None:
-    recipe = load_recipe(WEIGHTS / f"{name}.toml")
-    assert recipe.task == name
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*.toml")), ids=lambda path: path.stem)
+def test_bundled_recipes_are_valid_and_survive_a_checkpoint(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == recipe.task == path.stem.removesuffix("-finish")
     assert recipe_from_dict(dataclasses.asdict(recipe)) == recipe
 
 

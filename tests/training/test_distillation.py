@@ -7,11 +7,13 @@ from torch import Tensor
 
 from model.okdhp import Outputs
 from model.outputs import BranchOutput
-from training.checkpoint import CheckpointError, load_checkpoint
+from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Augment, Branch, Encoder, Recipe, RecipeError, Stage
 from training.datasets import load_dataset
 from training.distillation import soft_loss, soft_targets
 from training.losses import Heatmaps, pixelwise_kl, soft_mse
+from training.restore import restore
+from training.teacher import load_teacher
 from training.train import Start, train
 
 CPU = torch.device("cpu")
@@ -125,6 +127,17 @@ def test_each_way_to_distil_trains_with_its_own_terms(recipe: Recipe, drawn_fold
     taught = losses(alone, drawn_folder, tmp_path / "taught", start=Start(teacher=tmp_path / "mse" / "last.pt"))
     assert taught["soft_mse/a"] > 0
     assert f"{supervised}/ensemble" not in taught
+
+
+def test_a_teacher_is_the_averaged_network_of_its_best_branch(drawn_folder: Path, tmp_path: Path) -> None:
+    losses(STUDENT, drawn_folder, tmp_path)
+    content = load_checkpoint(tmp_path / "last.pt")
+    scores = {name: float(name == "b") for name in "abc"}
+    save_checkpoint(tmp_path / "last.pt", content | {"history": [{"scores": scores}]})
+    _, model = restore(content)
+    images = torch.rand(2, 3, 64, 64) * 255
+    taught = load_teacher(tmp_path / "last.pt", STUDENT, CPU).heatmaps(images)
+    torch.testing.assert_close(taught, model.eval()(images).branches["b"].final, atol=1e-5, rtol=1e-4)
 
 
 def test_teachers_that_cannot_teach_are_refused_in_one_line(drawn_folder: Path, tmp_path: Path) -> None:

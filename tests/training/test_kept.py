@@ -4,7 +4,7 @@ import pytest
 
 from training.checkpoint import CheckpointError
 from training.config import Branch, Encoder, Recipe, Stage
-from training.kept import kept_branch
+from training.kept import kept_branch, last_scores, teaching_branch
 
 RECIPE = Recipe(
     name="tiny",
@@ -26,6 +26,19 @@ def test_best_is_the_branch_that_ends_best_on_held_out_people_and_never_the_ense
 
 def test_a_named_branch_is_kept_whatever_the_scores() -> None:
     assert kept_branch(dataclasses.replace(RECIPE, kept="light"), HISTORY) == "light"
+
+
+def test_scores_are_those_of_the_last_epoch_that_was_evaluated() -> None:
+    stopped = [*HISTORY, {"scores": {}}]
+    assert last_scores(stopped) == HISTORY[-1]["scores"]
+    assert kept_branch(RECIPE, stopped) == "heavy"
+    assert last_scores([]) == {}
+
+
+def test_the_best_branch_teaches_even_where_another_is_kept() -> None:
+    light = dataclasses.replace(RECIPE, kept="light")
+    assert teaching_branch(light, HISTORY) == "heavy"
+    assert teaching_branch(light, []) == "light"
 
 
 @pytest.mark.parametrize("history", [[], [{"scores": {"light": float("nan"), "heavy": float("nan")}}]])

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import Branch, Encoder, Hourglass, Recipe, Stage, load_recipe, recipe_from_dict
+from training.config import Branch, Encoder, Hourglass, Own, Recipe, Stage, load_recipe, recipe_from_dict
 from training.datasets import load_dataset
 from training.pose_network import build_model
+from training.restore import build_network
 from training.train import train
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.toml"))
@@ -97,6 +98,27 @@ def test_light_middle_and_heavy_branches_make_one_ensemble_and_differ_in_size() 
     out = model.eval()(torch.rand(1, 3, 64, 64) * 255)
     mean = sum(branch.final for branch in out.branches.values()) / 3
     torch.testing.assert_close(out.ensemble, mean)
+
+
+@pytest.mark.parametrize("task", ["pose", "detector"])
+def test_a_branch_with_an_encoder_of_its_own_teaches_and_leaves_the_light_one_as_it_is(task: str) -> None:
+    """It shares the trunk up to stride 4, which it teaches too, and nothing of it is in the deployed network."""
+    heavy = Branch("heavy", (16, 8, 8), own=Own((8, 16, 24, 32), (0, 1, 1, 1)))
+    recipe = dataclasses.replace(STUDENT, task=task, branches=(STUDENT.branches[0], heavy))
+    model = build_network(recipe)
+    alone = build_network(dataclasses.replace(recipe, branches=recipe.branches[:1]))
+    light, parts = model.deployed("a"), model.deployed("heavy")
+    assert set(light.state_dict()) == set(alone.deployed("a").state_dict())
+    assert count(parts) > 5 * count(light)
+    out = model(torch.rand(2, 3, 64, 64) * 255)
+    assert out.branches["heavy"].final.shape == out.branches["a"].final.shape
+    out.branches["heavy"].final.square().sum().backward()
+    taught = [stage[0].conv3x3.grad is not None for stage in model.trunk.stages]
+    assert taught == [True, True, False, False, False]
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -80,6 +80,20 @@ def test_interrupted_and_resumed_run_equals_the_uninterrupted_one(drawn_folder: 
     assert [entry["scores"] for entry in part["history"]] == [entry["scores"] for entry in whole["history"]]
 
 
+def test_a_run_evaluated_now_and_then_learns_the_same_and_scores_its_last_epoch(
+    drawn_folder: Path, tmp_path: Path
+) -> None:
+    """Of three epochs the second and the last; stopped after the first, it has that saved and goes on from there."""
+    seldom = dataclasses.replace(POSE, evaluate_every=2)
+    whole = run(POSE, drawn_folder, tmp_path / "whole")
+    part = run(seldom, drawn_folder, tmp_path / "seldom", max_hours=0.0)
+    assert part["epoch"] == 1
+    assert part["history"][0]["scores"] == {}
+    part = run(seldom, drawn_folder, tmp_path / "seldom")
+    assert [entry["scores"] for entry in part["history"][1:]] == [entry["scores"] for entry in whole["history"][1:]]
+    assert [entry["losses"] for entry in part["history"]] == [entry["losses"] for entry in whole["history"]]
+
+
 def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(
     drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +168,7 @@ def test_a_run_is_not_resumed_on_other_annotations_of_as_many_people(drawn_folde
 
 def test_a_slim_checkpoint_is_not_gone_on_from(drawn_folder: Path, tmp_path: Path) -> None:
     short = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
-    save_checkpoint(tmp_path / "last.pt", slim(run(short, drawn_folder, tmp_path)))
+    save_checkpoint(tmp_path / "last.pt", slim(run(short, drawn_folder, tmp_path), "a"))
     with pytest.raises(CheckpointError, match="is a slim checkpoint: a run can start from it"):
         run(short, drawn_folder, tmp_path)
 

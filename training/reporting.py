@@ -1,0 +1,49 @@
+"""What an epoch ends with: scores and pictures every so often, the checkpoint, a line in the log and TensorBoard."""
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from training.config import Recipe
+from training.progress import Progress
+
+if TYPE_CHECKING:  # the loop imports this file
+    from training.train import Run
+
+log = logging.getLogger("okdhp.train")
+
+
+def conclude(
+    run: "Run", state: Progress, board: SummaryWriter, epoch: int, means: dict[str, float], saved: bool = False
+) -> None:
+    """Note an epoch's losses; every so often, as the recipe says, and after the last, also measure, draw and save.
+
+    saved: write the checkpoint in any case.
+    """
+    recipe, task, stage = run.recipe, run.task, run.recipe.stage_of(epoch)
+    due = (epoch + 1) % recipe.evaluate_every == 0 or epoch + 1 == recipe.epochs
+    scores: dict[str, float] = {}
+    drawn = None
+    if due:
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.amp):
+            scores, drawn = task.evaluate(run.ema.model, stage), task.draw(run.ema.model, stage)
+    state.finish(epoch, means, scores, saved or due)
+    report(board, epoch, recipe, task.score_name, means, scores)
+    if drawn is not None:
+        board.add_image("held-out", drawn, epoch, dataformats="HWC")
+
+
+def report(
+    board: SummaryWriter, epoch: int, recipe: Recipe, name: str, means: dict[str, float], scores: dict[str, float]
+) -> None:
+    """One line in the log, the same in TensorBoard."""
+    for key, value in means.items():
+        board.add_scalar(f"loss/{key}", value, epoch)
+    for key, value in scores.items():
+        board.add_scalar(f"{name}/{key}", value, epoch)
+    losses = " ".join(f"{key} {value:.4f}" for key, value in means.items())
+    shown = " ".join(f"{key} {value:.4f}" for key, value in scores.items())
+    measured = f"  held-out {name}: {shown}" if scores else ""
+    log.info("epoch %d/%d  %s%s", epoch + 1, recipe.epochs, losses, measured)
