@@ -121,7 +121,7 @@ DataFolder = Annotated[Path, typer.Option(help="COCO-format folder: images/, tra
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="a TOML recipe, such as weights/pose.toml")],
+    recipe: Annotated[Path, typer.Argument(help="a TOML recipe, such as training/configs/pose-finetune.toml")],
     data: DataFolder,
     out: Annotated[Path, typer.Option(help="folder for checkpoints and TensorBoard; resumed if it has one")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
@@ -146,7 +146,9 @@ def train(
 
 @app.command()
 def ablate(
-    recipe: Annotated[Path, typer.Argument(help="a TOML recipe of an OKDHP network, such as weights/pose.toml")],
+    recipe: Annotated[
+        Path, typer.Argument(help="an OKDHP network's recipe, such as training/configs/ablation.toml")
+    ],
     data: DataFolder,
     out: Annotated[Path, typer.Option(help="folder for every run and the table; finished rows are skipped")],
     seeds: Annotated[int, typer.Option(help="how often each row is trained")] = 3,
@@ -173,6 +175,7 @@ def export(
     data: Annotated[Path | None, typer.Option(help="folder to calibrate scores and score the file on")] = None,
     version: Annotated[str, typer.Option(help="what the model card and clients are told")] = "1",
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the input; the recipe's last unless given")] = None,
+    half: Annotated[bool, typer.Option("--half", help="store weights in half precision: half the file")] = False,
 ) -> None:
     """Write one branch of a checkpoint as a self-contained ONNX file, a model card and a slim checkpoint for --init."""
     _commands()
@@ -180,7 +183,7 @@ def export(
 
     with _one_line_errors():
         size_hw = _size(size) if size else None
-        typer.echo(orjson.dumps(run_export(checkpoint, out, branch, data, version, size_hw)["scores"]).decode())
+        typer.echo(orjson.dumps(run_export(checkpoint, out, branch, data, version, size_hw, half)["scores"]).decode())
 
 
 @app.command()

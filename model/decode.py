@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FLOOR = 1e-3  # heatmap values below this carry no shape: the sub-pixel step sees them as flat
+FLOOR = 1e-3  # values below this, of heatmaps or expectations, carry no shape: the sub-pixel step sees them as flat
 MAX_LOG_SIZE = 5.0  # e**5 cells: wider than any picture, and short of overflow
 TEMPERATURE = 0.2  # at which a softmax of heatmaps is a chance for each cell (docs/experiments.md)
 MAX_LOGIT = 60.0  # of a heatmap that no training brings about: the sum of its exponentials does not overflow
@@ -29,9 +29,9 @@ def decode_expected(
     Where the keypoint similarity (OKS) is expected to be the highest, and how high: the heatmap's softmax says how
     likely each cell is, and a bell of `sigmas` (K), as OKS has them, what is gained there by an answer here. Of two
     places, one that has likely ones around it beats a lone peak, and a wide heatmap scores lower than a narrow one
-    (Purkrabek and Matas, "ProbPose", CVPR 2025, section 3.2). The softmax has a cell more, which is empty, and what an
-    empty heatmap would promise is subtracted: beyond the border everything is empty, and of a keypoint that is nowhere
-    nothing is expected.
+    (Purkrabek and Matas, "ProbPose", CVPR 2025, section 3.2). The softmax has a cell more, which is empty, and a cell
+    counts by how much likelier than that one it is: beyond the border everything is empty, and of a keypoint that is
+    nowhere nothing is expected. (It is put beyond a corner, with a score of 0.)
 
     Found on a grid of 2 x 2 cells, and between its places. shuffle: above 1, `heatmaps` is what a pixel shuffle of that
     factor would make heatmaps of, (B, K * shuffle**2, H / shuffle, W / shuffle). For a factor of 2 nothing is shuffled:

@@ -8,17 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
+from onnx import GraphProto, TensorProto
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.decode import TEMPERATURE, TOP_K, decode_centres, decode_expected
 from model.layers import fuse
 from model.okdhp import OKDHP
-from model.student import Encoder, PoseBranch
+from model.student import Encoder, OwnEncoder, PoseBranch
 
 OPSET = 18
+LARGE = 1024  # numbers; smaller tensors are not worth a cast
 FAINTEST = 1e-4  # expectations below this have no logarithm to speak of
 
 
@@ -91,9 +94,12 @@ def deploy(
     if task == "pose" and len(sigmas) != model.num_keypoints:
         raise ValueError(f"a pose network of {model.num_keypoints} keypoints needs as many sigmas, got {len(sigmas)}")
     network, shuffle, temperature = fuse(model.deployed(branch)), 1, TEMPERATURE
+    own = any(isinstance(module, OwnEncoder) for module in network.modules())
     for module in network.modules():
         if isinstance(module, Encoder):
             module.fold_pixel_scale()
+            if own:
+                module.cut()
         if isinstance(module, PoseBranch):
             shuffle = module.leave_shuffled()
             module.divide(temperature)
@@ -103,8 +109,11 @@ def deploy(
     return DeployedDetector(network).eval()
 
 
-def export_onnx(deployed: Deployed, size_hw: tuple[int, int], path: Path) -> None:
-    """Write `deployed` for inputs (N, *size_hw, 3) uint8, N free, to `path`, checked before it is kept."""
+def export_onnx(deployed: Deployed, size_hw: tuple[int, int], path: Path, half: bool = False) -> None:
+    """Write `deployed` for inputs (N, *size_hw, 3) uint8, N free, to `path`, checked before it is kept.
+
+    half: weights lie in the file in half precision; see `store_half`.
+    """
     example = torch.zeros(2, *size_hw, 3, dtype=torch.uint8)
     logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it reports every pass over the graph
     with warnings.catch_warnings():
@@ -122,8 +131,27 @@ def export_onnx(deployed: Deployed, size_hw: tuple[int, int], path: Path) -> Non
     assert program is not None
     program.optimize()
     proto = program.model_proto
+    if half:
+        store_half(proto.graph)
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString())
+
+
+def store_half(graph: GraphProto) -> None:
+    """Keep the large weights in half precision, each cast to float32 where it is used: half the file.
+
+    ONNX Runtime does those casts once, when it opens the file; it computes in float32 as before.
+    """
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < LARGE:
+            continue
+        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def cost(deployed: Deployed, size_hw: tuple[int, int]) -> dict[str, float]:

@@ -77,6 +77,10 @@ class Encoder(nn.Module):
         self.stem_channels = config.widths[2]
         self.pixel_scale = PIXEL_SCALE
 
+    def cut(self) -> None:
+        """For export: nothing beyond stride 4 is computed, as a branch with an encoder of its own reads no more."""
+        self.stages = self.stages[:2]
+
     def fold_pixel_scale(self) -> None:
         """After `fuse`: put the division of the pixels into the first kernel."""
         first = next(module for module in self.modules() if isinstance(module, nn.Conv2d))
@@ -89,7 +93,7 @@ class Encoder(nn.Module):
         for stage in self.stages:
             x = stage(x)
             pyramid.append(x)
-        return TrunkOutput(stem=pyramid[2], features=tuple(reversed(pyramid[1:])))
+        return TrunkOutput(stem=pyramid[2 if len(pyramid) > 2 else -1], features=tuple(reversed(pyramid[1:])))
 
 
 class OwnEncoder(nn.Module):

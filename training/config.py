@@ -261,6 +261,8 @@ def load_recipe(path: Path) -> Recipe:
         values = tomllib.loads(path.read_text())
         recipe: Recipe = _build(Recipe, values, "")
         _require_read(values, recipe.task)
+        shared = any(branch.own == Own() for branch in recipe.branches)
+        _require(shared, "every branch has an encoder of its own: one at least must learn on the shared one")
     except (OSError, tomllib.TOMLDecodeError, RecipeError) as error:
         raise RecipeError(f"{path}: {error}") from error
     return recipe

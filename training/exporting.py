@@ -34,13 +34,15 @@ def run_export(
     data: Path | None,
     version: str = "1",
     size_hw: tuple[int, int] | None = None,
+    half: bool = False,
 ) -> dict[str, Any]:
     """Write the deployed ONNX file `out` of a checkpoint, its model card and a slim checkpoint; returns the card.
 
     branch: the recipe's kept one unless named. data: a folder on whose val the exported file is scored; what is chosen
     by data, a pose network's calibration and a detector's `min_score`, comes of the pictures of its train that the
-    recipe held out. size_hw: of the input, the last stage's unless given. Raises RecipeError for one that cannot be,
-    and DataError for an `out` whose card or slim checkpoint would be written over something else.
+    recipe held out. size_hw: of the input, the last stage's unless given. half: as export_onnx has it.
+    Raises RecipeError for a size that cannot be, and DataError for an `out` whose card or slim checkpoint would be
+    written over something else.
     """
     if out.suffix in (".pt", ".json"):
         raise DataError(f"{out}: card and checkpoint lie beside the file with these endings; call it {out.stem}.onnx")
@@ -57,7 +59,7 @@ def run_export(
     calibration = _calibration(model, kept, held, size_hw) if recipe.task == "pose" and held is not None else None
     deployed = deploy(copy.deepcopy(model).eval(), kept, recipe.task, joints_of(content).sigmas, calibration)
     out.parent.mkdir(parents=True, exist_ok=True)
-    export_onnx(deployed, size_hw, out)
+    export_onnx(deployed, size_hw, out, half)
     card = {
         "name": recipe.name,
         "version": version,
@@ -74,6 +76,8 @@ def run_export(
         "scores": {},
         "recipe": dataclasses.asdict(recipe),
     }
+    if half:
+        card["precision"] = "float16 weights"
     if recipe.task == "detector" and held is not None:
         card["min_score"] = candidates_threshold(load_network(out), held)
     if val is not None:

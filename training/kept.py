@@ -32,7 +32,9 @@ def kept_branch(recipe: Recipe, history: list[dict[str, Any]]) -> str:
         return recipe.kept
     best = best_branch(recipe, history)
     if best is None:
-        raise CheckpointError(f"{recipe.name}: no held-out scores to choose the best branch by; name one (--branch)")
+        raise CheckpointError(
+            f"{recipe.name}: no held-out scores to choose the best branch by; name one (export --branch)"
+        )
     return best
 
 

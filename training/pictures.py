@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +77,10 @@ class DecodedPictures(Pictures):
             images[index] = np.empty(0)  # frees the copy: at no time are all pictures held twice
         self.offset = torch.from_numpy(starts[:-1])  # (N,) first byte
         self.flat = torch.from_numpy(flat).to(device)
-        self.gather = as_one_kernel(gather_crops) if device.type == "cuda" else gather_crops
+        self.gather: Callable[..., Tensor] = gather_crops
+        if device.type == "cuda":
+            start, sizes, back = (torch.zeros(5, *shape, device=device) for shape in ((), (2,), (2, 3)))
+            self.gather = as_one_kernel(gather_crops, self.flat, start.long(), sizes.long(), back, 48, 32)
 
     def picture(self, index: int) -> np.ndarray:
         """One picture (H, W, 3) uint8 RGB, a view of the buffer where it lies in main memory."""
@@ -104,15 +106,17 @@ class DecodedPictures(Pictures):
         return self.gather(self.flat, start, sizes, back, *size_hw).permute(0, 3, 1, 2)
 
 
-def as_one_kernel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`function` compiled for inputs of any size, or as it is where there is no C compiler to do it with.
+def as_one_kernel(function: Callable[..., Tensor], *trial: Any) -> Callable[..., Tensor]:
+    """`function` compiled for inputs of any size, or as it is where that fails on `trial`: no C compiler, an old GPU.
 
     Sixteen reads a pixel, each with its own index, are sixteen passes over a batch one by one, and one pass together.
     """
-    if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
-        log.warning("no C compiler: crops are cut by many small kernels, which is slower; install gcc")
-        return function
     compiled: Callable[..., Tensor] = torch.compile(function, dynamic=True)
+    try:
+        compiled(*trial)
+    except Exception as error:  # the compiler's errors have no common type
+        log.warning("crops are cut by many small kernels, which is slower: %s", str(error).splitlines()[:1])
+        return function
     return compiled
 
 

@@ -16,20 +16,17 @@ log = logging.getLogger("okdhp.train")
 
 
 def conclude(
-    run: "Run", state: Progress, board: SummaryWriter, epoch: int, means: dict[str, float], saved: bool = False
+    run: "Run", state: Progress, board: SummaryWriter, epoch: int, means: dict[str, float], last: bool
 ) -> None:
-    """Note an epoch's losses; every so often, as the recipe says, and after the last, also measure, draw and save.
-
-    saved: write the checkpoint in any case.
-    """
+    """Note an epoch's losses; after the `last` one and every so often before, as the recipe says, measure and save."""
     recipe, task, stage = run.recipe, run.task, run.recipe.stage_of(epoch)
-    due = (epoch + 1) % recipe.evaluate_every == 0 or epoch + 1 == recipe.epochs
+    due = last or (epoch + 1) % recipe.evaluate_every == 0
     scores: dict[str, float] = {}
     drawn = None
     if due:
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.amp):
             scores, drawn = task.evaluate(run.ema.model, stage), task.draw(run.ema.model, stage)
-    state.finish(epoch, means, scores, saved or due)
+    state.finish(epoch, means, scores, due)
     report(board, epoch, recipe, task.score_name, means, scores)
     if drawn is not None:
         board.add_image("held-out", drawn, epoch, dataformats="HWC")

@@ -32,6 +32,8 @@ def ablation_rows(recipe: Recipe, heavy: Recipe | None = None, same_trunk: bool 
     student = student_of(recipe)
     alone = change(recipe, branches=(student,), kept=student.name, fau="mean")
     teacher = heavy or heavier(alone, same_trunk)
+    if len(teacher.branches) > 1:  # its best one teaches, so that one is scored and counted
+        teacher = change(teacher, kept=BEST)
     taught = change(alone, distillation="teacher", kd_ramp=AT_ONCE)
     equal = renamed([student] * len(recipe.branches))
     balanced = change(recipe, branches=equal, kept=BEST if recipe.kept == BEST else "1")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -15,10 +16,12 @@ from training.config import Recipe, RecipeError
 from training.kept import teaching_branch
 from training.restore import restore
 
+log = logging.getLogger("okdhp.train")
+
 
 @dataclass(frozen=True)
 class Teacher:
-    """The best branch of a checkpoint; `identity` is its file's digest."""
+    """The best branch of a checkpoint, or the kept one where none was scored; `identity` is its file's digest."""
 
     network: nn.Sequential
     identity: str
@@ -43,7 +46,9 @@ def load_teacher(path: Path, student: Recipe, device: torch.device) -> Teacher:
         dataclasses.replace(recipe, stages=student.stages)
     except RecipeError as error:
         raise CheckpointError(f"{path}: this teacher cannot see what the student sees: {error}") from error
-    network = fuse(model.deployed(teaching_branch(recipe, content["history"])).eval())  # it is run, not trained
+    branch = teaching_branch(recipe, content["history"])
+    log.info("branch %s of %s teaches", branch, path)
+    network = fuse(model.deployed(branch).eval())  # it is run, not trained
     network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
     with open(path, "rb") as file:
         return Teacher(cast(nn.Sequential, network), hashlib.file_digest(file, "sha256").hexdigest())

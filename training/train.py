@@ -77,8 +77,9 @@ def train(
     compiled: bool = False,
     about: dict[str, str] | None = None,
 ) -> Path:
-    """Train `recipe` on `dataset`, write `out/last.pt` after every epoch and return its path; resumes from it if there.
+    """Train `recipe` on `dataset`, write `out/last.pt` now and then and return its path; resumes from it if there.
 
+    It is written when the network is measured: every `recipe.evaluate_every` epochs, and after the last one.
     max_hours: stop cleanly after the epoch in which that time passes. compiled: by torch.compile. about: facts for the
     model card ("data", "hardware"), kept in the checkpoint.
     SIGTERM and SIGINT write the checkpoint after the step under way and stop; a resumed run is the uninterrupted one,
@@ -103,7 +104,7 @@ def train(
             break
         late = run.group.any((time.monotonic() - began) / 3600 > max_hours)
         if board is not None:
-            conclude(run, state, board, epoch, means, saved=late)
+            conclude(run, state, board, epoch, means, last=late or epoch + 1 == recipe.epochs)
         if late:
             log.warning("stopped after %.2f hours, as asked", max_hours)
             break

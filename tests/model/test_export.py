@@ -118,6 +118,19 @@ def test_exported_file_is_self_contained_and_plain(tmp_path: Path) -> None:
     assert entry.type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
+def test_weights_of_half_precision_take_two_bytes_each_and_answer_alike(tmp_path: Path) -> None:
+    deployed = deploy(pose_model(), "a", "pose", OKS_SIGMAS)
+    for name, half in (("full", False), ("half", True)):
+        export_onnx(deployed, (128, 96), tmp_path / f"{name}.onnx", half)
+    full, half = (tmp_path / f"{name}.onnx" for name in ("full", "half"))
+    parameters = sum(parameter.numel() for parameter in deployed.parameters())
+    assert full.stat().st_size - half.stat().st_size > 0.9 * 2 * parameters
+    (keypoints, scores), (expected, expected_scores) = both(deployed, half, crops(2, (128, 96)))
+    np.testing.assert_allclose(scores, expected_scores, atol=0.01)
+    certain = expected_scores > 0.1
+    np.testing.assert_allclose(keypoints[certain], expected[certain], atol=1.0)
+
+
 def test_cost_counts_multiply_adds_and_parameters() -> None:
     deployed = deploy(detector_model(), "a", "detector")  # convolutions alone: a pose graph's decoding grows otherwise
     small, large = cost(deployed, (128, 128)), cost(deployed, (512, 512))

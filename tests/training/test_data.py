@@ -15,7 +15,7 @@ from training.annotations import annotation_fault
 from training.augment import crop_matrices
 from training.data import digest, held_pictures
 from training.datasets import load_dataset
-from training.pictures import DataError, DecodedPictures, PictureFiles, open_pictures
+from training.pictures import DataError, DecodedPictures, PictureFiles, as_one_kernel, open_pictures
 
 
 def test_people_come_with_their_own_picture(drawn_folder: Path) -> None:
@@ -114,6 +114,17 @@ def test_gpu_sampling_sees_what_the_cpu_sees(drawn_folder: Path) -> None:
     assert (smooth(gathered, 4) - smooth(warped, 4)).abs().mean() < 2.5
     shifted = smooth(gathered.roll(2, 3), 4)
     assert (shifted - smooth(warped, 4)).abs().mean() > 2 * (smooth(gathered, 4) - smooth(warped, 4)).abs().mean()
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of parts of its own
+def test_what_cannot_be_compiled_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    def plain(values: torch.Tensor) -> torch.Tensor:
+        if len(values) == 5:
+            raise RuntimeError("no compiler here")
+        return values + 1
+
+    assert as_one_kernel(plain, torch.zeros(5)) is plain
+    assert "slower: ['no compiler here" in caplog.text
 
 
 def test_pictures_left_in_their_files_are_those_in_memory(drawn_folder: Path) -> None:

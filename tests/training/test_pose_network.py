@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import hashlib
 from pathlib import Path
@@ -6,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from model.export import deploy
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import Branch, Encoder, Hourglass, Own, Recipe, Stage, load_recipe, recipe_from_dict
 from training.datasets import load_dataset
+from training.joints import COCO
 from training.pose_network import build_model
 from training.restore import build_network
 from training.train import train
@@ -115,6 +118,8 @@ def test_a_branch_with_an_encoder_of_its_own_teaches_and_leaves_the_light_one_as
     out.branches["heavy"].final.square().sum().backward()
     taught = [stage[0].conv3x3.grad is not None for stage in model.trunk.stages]
     assert taught == [True, True, False, False, False]
+    exported = deploy(copy.deepcopy(model).eval(), "heavy", task, COCO.sigmas)
+    assert count(exported) < count(parts) - count(model.trunk.stages[2:]) / 2
 
 
 def count(module: torch.nn.Module) -> int:

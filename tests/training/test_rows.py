@@ -70,9 +70,12 @@ def test_teacher_of_other_students_is_twice_as_wide() -> None:
 
 
 def test_a_given_teacher_replaces_the_derived_one() -> None:
+    """Of several branches the best one teaches, and so is the one that is scored and counted."""
     given = dataclasses.replace(STUDENT, name="given")
-    (teacher,) = [row for row in ablation_rows(STUDENT, given) if row.name == "teacher"]
-    assert teacher.recipe == given
+    alone = dataclasses.replace(given, branches=given.branches[-1:], kept=given.branches[-1].name)
+    for heavy, expected in ((given, dataclasses.replace(given, kept="best")), (alone, alone)):
+        (teacher,) = [row for row in ablation_rows(STUDENT, heavy) if row.name == "teacher"]
+        assert teacher.recipe == expected
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from training.data import held_pictures
 from training.datasets import load_dataset
 from training.exporting import slim
 from training.pictures import DataError
+from training.restore import restore
 from training.train import NonFiniteLoss, Start, check_finite, learning_rate, train
 
 CPU = torch.device("cpu")
@@ -83,15 +84,16 @@ def test_interrupted_and_resumed_run_equals_the_uninterrupted_one(drawn_folder: 
 def test_a_run_evaluated_now_and_then_learns_the_same_and_scores_its_last_epoch(
     drawn_folder: Path, tmp_path: Path
 ) -> None:
-    """Of three epochs the second and the last; stopped after the first, it has that saved and goes on from there."""
+    """One that is stopped is measured and saved where it stops, and goes on from there."""
     seldom = dataclasses.replace(POSE, evaluate_every=2)
     whole = run(POSE, drawn_folder, tmp_path / "whole")
     part = run(seldom, drawn_folder, tmp_path / "seldom", max_hours=0.0)
     assert part["epoch"] == 1
-    assert part["history"][0]["scores"] == {}
-    part = run(seldom, drawn_folder, tmp_path / "seldom")
-    assert [entry["scores"] for entry in part["history"][1:]] == [entry["scores"] for entry in whole["history"][1:]]
-    assert [entry["losses"] for entry in part["history"]] == [entry["losses"] for entry in whole["history"]]
+    assert part["history"] == whole["history"][:1]
+    assert run(seldom, drawn_folder, tmp_path / "seldom")["history"] == whole["history"]
+    once = run(dataclasses.replace(POSE, evaluate_every=3), drawn_folder, tmp_path / "once")
+    assert [entry["losses"] for entry in once["history"]] == [entry["losses"] for entry in whole["history"]]
+    assert [entry["scores"] for entry in once["history"]] == [{}, {}, whole["history"][2]["scores"]]
 
 
 def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(
@@ -171,6 +173,16 @@ def test_a_slim_checkpoint_is_not_gone_on_from(drawn_folder: Path, tmp_path: Pat
     save_checkpoint(tmp_path / "last.pt", slim(run(short, drawn_folder, tmp_path), "a"))
     with pytest.raises(CheckpointError, match="is a slim checkpoint: a run can start from it"):
         run(short, drawn_folder, tmp_path)
+
+
+def test_a_slim_checkpoint_of_branches_that_taught_each_other_is_a_network_of_one(
+    drawn_folder: Path, tmp_path: Path
+) -> None:
+    mutual = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),), distillation="mutual", fau="mean")
+    thin = slim(run(mutual, drawn_folder, tmp_path), "b")
+    save_checkpoint(tmp_path / "thin.pt", thin)
+    recipe, _ = restore(load_checkpoint(tmp_path / "thin.pt"))
+    assert [branch.name for branch in recipe.branches] == ["b"]
 
 
 def test_the_best_branch_is_not_chosen_by_nobody(drawn_folder: Path, tmp_path: Path) -> None:
