@@ -146,9 +146,7 @@ def train(
 
 @app.command()
 def ablate(
-    recipe: Annotated[
-        Path, typer.Argument(help="an OKDHP network's recipe, such as training/configs/ablation.toml")
-    ],
+    recipe: Annotated[Path, typer.Argument(help="an OKDHP network's recipe, such as training/configs/ablation.toml")],
     data: DataFolder,
     out: Annotated[Path, typer.Option(help="folder for every run and the table; finished rows are skipped")],
     seeds: Annotated[int, typer.Option(help="how often each row is trained")] = 3,

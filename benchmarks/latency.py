@@ -17,7 +17,7 @@ from benchmarks.rtmpose_like import RTMPoseLike, fold_batch_norms
 from model.export import cost, export_onnx
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-BUNDLED = ("pose", "pose-int8", "detector", "detector-int8")
+BUNDLED = ("pose", "pose-int8", "pose-large", "detector", "detector-int8")
 
 
 def session_of(path: Path, threads: int) -> ort.InferenceSession:

@@ -14,9 +14,10 @@ from training.datasets import load_dataset
 from training.joints import COCO
 from training.pose_network import build_model
 from training.restore import build_network
-from training.train import train
+from training.train import start_from, train
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.toml"))
+WEIGHTS = Path(__file__).parents[2] / "weights"
 CPU = torch.device("cpu")
 STUDENT = Recipe(
     name="tiny",
@@ -131,6 +132,21 @@ def test_bundled_configs_are_valid_named_as_their_file_and_survive_a_checkpoint(
     recipe = load_recipe(path)
     assert recipe.name == path.stem
     assert recipe_from_dict(dataclasses.asdict(recipe)) == recipe
+
+
+@pytest.mark.parametrize("task", ["pose", "detector"])
+def test_bundled_weights_are_all_that_finetuning_starts_from(task: str) -> None:
+    """docs/training.md: no layer of the student begins anew."""
+    (path,) = [path for path in CONFIGS if path.stem == f"{task}-finetune"]
+    wanted = build_network(load_recipe(path)).deployed("a").state_dict()
+    model = build_network(load_recipe(path))
+    start_from(model, WEIGHTS / f"{task}.pt")
+    bundled = load_checkpoint(WEIGHTS / f"{task}.pt")["ema"]
+    started = model.state_dict()
+    used = [name for name in started if name.startswith(("trunk.", "branches."))]
+    assert len(used) == len(wanted)
+    for name in used:
+        torch.testing.assert_close(started[name].float(), bundled[name].float())
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,10 @@ def people(people_folder: Path) -> Dataset:
     return load_dataset(people_folder, "val", limit=200)
 
 
-def test_the_bundled_student_reaches_about_what_its_card_says(people: Dataset) -> None:
-    card = json.loads((WEIGHTS / "pose.json").read_text())
-    found = measure_poses(load_network(WEIGHTS / "pose.onnx"), people)
+@pytest.mark.parametrize("name", ["pose", "pose-large"])
+def test_a_bundled_network_reaches_about_what_its_card_says(people: Dataset, name: str) -> None:
+    card = json.loads((WEIGHTS / f"{name}.json").read_text())
+    found = measure_poses(load_network(WEIGHTS / f"{name}.onnx"), people)
     count, share = found.oks_table()["all"]
     assert count > 200
     assert share == pytest.approx(card["scores"]["oks_share/all"], abs=0.06)  # of a sample
