@@ -197,8 +197,7 @@ def predict(
         linear = torch.linalg.inv(matrices[:, :, :2])
         back = torch.cat([linear, -linear @ matrices[:, :, 2:]], dim=2)
         for name, maps in heatmaps.items():
-            with torch.autocast(maps.device.type, enabled=False):  # decoded as it is when deployed
-                points, scores = decode(maps.float(), size_hw[0] / maps.shape[2])
+            points, scores = decode(maps.float(), size_hw[0] / maps.shape[2])
             found.setdefault(name, []).append((transform_points(points.cpu(), back).numpy(), scores.cpu().numpy()))
     return {
         name: (np.concatenate([points for points, _ in parts]), np.concatenate([scores for _, scores in parts]))

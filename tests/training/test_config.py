@@ -118,7 +118,7 @@ def test_epochs_belong_to_stages_in_order() -> None:
 @pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*.toml")), ids=lambda path: path.stem)
 def test_bundled_recipes_are_valid_and_survive_a_checkpoint(path: Path) -> None:
     recipe = load_recipe(path)
-    assert recipe.name == recipe.task == path.stem.removesuffix("-finish")
+    assert recipe.name == recipe.task == path.stem
     assert recipe_from_dict(dataclasses.asdict(recipe)) == recipe
 
 
