@@ -101,9 +101,7 @@ def deploy(
             if own:
                 module.cut()
         if isinstance(module, PoseBranch):
-            shuffle = module.leave_shuffled()
-            module.divide(temperature)
-            temperature = 1.0
+            shuffle, temperature = module.leave_to_decoding(TEMPERATURE), 1.0
     if task == "pose":
         return DeployedPose(network, sigmas, calibration, shuffle, temperature).eval()
     return DeployedDetector(network).eval()

@@ -160,15 +160,12 @@ class PoseBranch(nn.Module):
         nn.init.normal_(self.head.weight, std=0.001)
         nn.init.zeros_(_bias(self.head))
 
-    def leave_shuffled(self) -> int:
-        """For export: from now on `final` is what the head predicts, and decoding unpacks it by the factor returned."""
-        factor, self.shuffle = self.shuffle, 1
-        return factor
-
-    def divide(self, temperature: float) -> None:
-        """For export: from now on `final` is divided by `temperature`, as decoding asks for."""
+    def leave_to_decoding(self, temperature: float) -> int:
+        """For export: `final` is the head's own prediction, over `temperature`; returns the shuffle that it lacks."""
         self.head.weight.data /= temperature
         _bias(self.head).data /= temperature
+        factor, self.shuffle = self.shuffle, 1
+        return factor
 
     def forward(self, features: tuple[Tensor, ...]) -> BranchOutput:
         heatmaps = self.head(self.decoder(features))

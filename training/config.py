@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from model.fau import FauForm
+from model.student import OwnConfig
 from training.distillation import Distillation, SoftLoss
 
 NetworkName = Literal["student", "hourglass", "resnet18", "mobilenetv2", "shufflenetv2"]
@@ -35,14 +36,6 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Own:
-    """A student branch's own encoder from stride 4 on (model.student.OwnConfig); none by default."""
-
-    widths: tuple[int, ...] = ()
-    depths: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class Branch:
     """One branch: its decoder's channels from coarse to fine, and convolutions per level; `stacks` for an hourglass.
 
@@ -57,7 +50,7 @@ class Branch:
     features: int = 0
     stacks: int = 1  # of its own, after the shared ones
     tower: int = 0  # a detector's: convolutions that the scores have to themselves
-    own: Own = Own()
+    own: OwnConfig = OwnConfig()  # the student's: an encoder of the branch's own
 
 
 @dataclass(frozen=True)
@@ -213,8 +206,8 @@ class Recipe:
             _require(encoder == given, f"{name} has published widths and depths; set encoder.multiplier instead")
             _require(encoder.multiplier > 0, f"encoder.multiplier must be above 0, got {encoder.multiplier}")
 
-    def _check_own(self, own: Own) -> None:
-        if own == Own():
+    def _check_own(self, own: OwnConfig) -> None:
+        if own == OwnConfig():
             return
         _require(self.network == "student", f"a branch of {self.network} has no encoder of its own, got {own}")
         levels = len(self.encoder.widths) - 1
@@ -261,7 +254,7 @@ def load_recipe(path: Path) -> Recipe:
         values = tomllib.loads(path.read_text())
         recipe: Recipe = _build(Recipe, values, "")
         _require_read(values, recipe.task)
-        shared = any(branch.own == Own() for branch in recipe.branches)
+        shared = any(branch.own == OwnConfig() for branch in recipe.branches)
         _require(shared, "every branch has an encoder of its own: one at least must learn on the shared one")
     except (OSError, tomllib.TOMLDecodeError, RecipeError) as error:
         raise RecipeError(f"{path}: {error}") from error

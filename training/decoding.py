@@ -58,19 +58,7 @@ def decode_heatmaps(heatmaps: Tensor, stride: float) -> tuple[Tensor, Tensor]:
     Gaussian (DARK, Zhang et al., CVPR 2020, without its smoothing). Cell i is centred at (i + 0.5) * stride. Beyond
     the border a heatmap is taken to go on as it is there.
     """
-    rows, columns = heatmaps.shape[2:]
-    flat = heatmaps.flatten(2)  # (B, K, H*W)
-    scores, peak = flat.max(dim=2)
-    x, y = peak % columns, peak // columns
-    dx, dy = (torch.tensor(steps, device=x.device) for steps in ((-1, 0, 1, 0), (0, -1, 0, 1)))
-    near_x = (x.unsqueeze(2) + dx).clamp(0, columns - 1)  # (B, K, 4)
-    near_y = (y.unsqueeze(2) + dy).clamp(0, rows - 1)
-    near = flat.gather(2, near_y * columns + near_x).clamp_min(FLOOR).log()
-    here = scores.clamp_min(FLOOR).log().unsqueeze(2)
-    before, after = near[..., :2], near[..., 2:]  # (B, K, 2) along x and y
-    curvature = (2 * here - before - after).clamp_min(1e-4)
-    offset = (0.5 * (after - before) / curvature).clamp(-0.5, 0.5)
-    return (torch.stack([x, y], dim=2) + 0.5 + offset) * stride, scores.clamp(0, 1)
+    return _decoded(heatmaps, stride, _parabola)
 
 
 def decode_quarter(heatmaps: Tensor, stride: float) -> tuple[Tensor, Tensor]:
@@ -137,6 +125,13 @@ def _reader(heatmaps: Tensor, x: Tensor, y: Tensor) -> Callable[[int, int], Tens
         return flat.gather(2, cell.unsqueeze(2)).squeeze(2)
 
     return value
+
+
+def _parabola(heatmaps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    value = _reader(heatmaps.clamp_min(FLOOR).log(), x, y)
+    before, after = (torch.stack([value(-step, 0), value(0, -step)], dim=2) for step in (1, -1))  # along x and y
+    curvature = (2 * value(0, 0).unsqueeze(2) - before - after).clamp_min(1e-4)
+    return (0.5 * (after - before) / curvature).clamp(-0.5, 0.5)
 
 
 def _quarter(heatmaps: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from model.decode import TOP_K, boxes_at_cells, decode_centres
 from model.okdhp import OKDHP, Outputs
-from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig, OwnConfig
+from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig
 from training.augment import occlude, photometric, transform_points, uniform
 from training.config import Recipe, Stage
 from training.data import PARTIAL_SOURCES, Dataset
@@ -30,11 +30,7 @@ def build_model(recipe: Recipe) -> OKDHP:
     """The multi-branch network of a detector recipe, freshly initialised."""
     encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths)
     branches = {
-        branch.name: DetectorBranch(
-            DecoderConfig(branch.widths, branch.depth, own=OwnConfig(branch.own.widths, branch.own.depths)),
-            encoder,
-            branch.tower,
-        )
+        branch.name: DetectorBranch(DecoderConfig(branch.widths, branch.depth, own=branch.own), encoder, branch.tower)
         for branch in recipe.branches
     }
     return OKDHP(Encoder(encoder), branches, 1, recipe.fau)

@@ -63,11 +63,7 @@ def run_export(
     card = {
         "name": recipe.name,
         "version": version,
-        "task": recipe.task,
-        "file": out.name,
-        "sha256": sha256(out),
-        "date": datetime.date.today().isoformat(),
-        "input": {"height": size_hw[0], "width": size_hw[1], "layout": "NHWC", "dtype": "uint8", "colour": "RGB"},
+        **_deployed_file(out, size_hw, recipe.task),
         "keypoints": list(joints_of(content).names) if recipe.task == "pose" else [],
         **cost(deployed, size_hw),
         "branch": kept,
@@ -85,6 +81,17 @@ def run_export(
     out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
     save_checkpoint(out.with_suffix(".pt"), slim(content, kept))
     return card
+
+
+def _deployed_file(path: Path, size_hw: tuple[int, int], task: str) -> dict[str, Any]:
+    """What a card says of the ONNX file itself."""
+    return {
+        "task": task,
+        "file": path.name,
+        "sha256": sha256(path),
+        "date": datetime.date.today().isoformat(),
+        "input": {"height": size_hw[0], "width": size_hw[1], "layout": "NHWC", "dtype": "uint8", "colour": "RGB"},
+    }
 
 
 def _training(content: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def as_one_kernel(function: Callable[..., Tensor], *trial: Any) -> Callable[...,
     try:
         compiled(*trial)
     except Exception as error:  # the compiler's errors have no common type
-        log.warning("crops are cut by many small kernels, which is slower: %s", str(error).splitlines()[:1])
+        log.warning("crops are cut by many small kernels, which is slower: %s", str(error).partition("\n")[0])
         return function
     return compiled
 

@@ -8,7 +8,7 @@ from model.mobilenet import MobileNetV2
 from model.okdhp import OKDHP
 from model.resnet import ResNet18
 from model.shufflenet import ShuffleNetV2
-from model.student import DecoderConfig, Encoder, EncoderConfig, OwnConfig, PoseBranch
+from model.student import DecoderConfig, Encoder, EncoderConfig, PoseBranch
 from training.annotations import NUM_KEYPOINTS
 from training.config import Recipe
 
@@ -30,8 +30,7 @@ def _student(recipe: Recipe, num_keypoints: int) -> Parts:
     encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths)
     branches: dict[str, nn.Module] = {}
     for branch in recipe.branches:
-        own = OwnConfig(branch.own.widths, branch.own.depths)
-        decoder = DecoderConfig(branch.widths, branch.depth, branch.shuffle, branch.features, own)
+        decoder = DecoderConfig(branch.widths, branch.depth, branch.shuffle, branch.features, branch.own)
         branches[branch.name] = PoseBranch(decoder, encoder, num_keypoints)
     return Encoder(encoder), branches
 

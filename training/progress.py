@@ -72,7 +72,7 @@ class Progress:
         self.before = content.get("before", [])
         log.info("resumed %s after epoch %d, step %d", self.path, self.epoch, self.step)
 
-    def finish(self, epoch: int, means: dict[str, float], scores: dict[str, float], saved: bool = True) -> None:
+    def finish(self, epoch: int, means: dict[str, float], scores: dict[str, float], saved: bool) -> None:
         """Note the epoch's figures; where it is to be `saved`, write the checkpoint."""
         self.history.append({"epoch": epoch, "losses": means, "scores": scores})
         self.epoch, self.step, self.sums = epoch + 1, 0, {}

@@ -1,5 +1,7 @@
 """A COCO-format folder of drawn people, and the real one where it is at hand."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,12 @@ def people_folder() -> Path:
 def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 drawn pictures with 36 people; not to be changed by a test."""
     return write_folder(tmp_path_factory.mktemp("drawn") / "people", 24)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """Training takes SIGTERM and SIGINT over; a test gives them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from model.export import deploy
+from model.student import OwnConfig
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import Branch, Encoder, Hourglass, Own, Recipe, Stage, load_recipe, recipe_from_dict
+from training.config import Branch, Encoder, Hourglass, Recipe, Stage, load_recipe, recipe_from_dict
 from training.datasets import load_dataset
 from training.joints import COCO
 from training.pose_network import build_model
@@ -107,7 +108,7 @@ def test_light_middle_and_heavy_branches_make_one_ensemble_and_differ_in_size() 
 @pytest.mark.parametrize("task", ["pose", "detector"])
 def test_a_branch_with_an_encoder_of_its_own_teaches_and_leaves_the_light_one_as_it_is(task: str) -> None:
     """It shares the trunk up to stride 4, which it teaches too, and nothing of it is in the deployed network."""
-    heavy = Branch("heavy", (16, 8, 8), own=Own((8, 16, 24, 32), (0, 1, 1, 1)))
+    heavy = Branch("heavy", (16, 8, 8), own=OwnConfig((8, 16, 24, 32), (0, 1, 1, 1)))
     recipe = dataclasses.replace(STUDENT, task=task, branches=(STUDENT.branches[0], heavy))
     model = build_network(recipe)
     alone = build_network(dataclasses.replace(recipe, branches=recipe.branches[:1]))

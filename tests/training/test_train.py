@@ -1,57 +1,27 @@
 import dataclasses
-import hashlib
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch._dynamo
-from drawn import changed
+from small_runs import DETECTOR, POSE, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.config import Augment, Branch, Encoder, Recipe, Stage
+from model.okdhp import OKDHP
+from training.checkpoint import load_checkpoint
+from training.config import Recipe, Stage
 from training.data import held_pictures
-from training.datasets import load_dataset
-from training.exporting import slim
 from training.pictures import DataError
-from training.restore import restore
-from training.train import NonFiniteLoss, Start, check_finite, learning_rate, train
-
-CPU = torch.device("cpu")
-TINY = Encoder((8, 12, 16, 24, 32), (0, 0, 0, 0, 0))
-POSE = Recipe(
-    name="tiny pose",
-    task="pose",
-    stages=(Stage(2, 64, 64, batch=8), Stage(1, 96, 64, batch=8)),
-    branches=(Branch("a", (16, 16, 16)), Branch("b", (24, 16, 16))),
-    encoder=TINY,
-    holdout=0.2,
-    augment=Augment(rotation_deg=10),
-)
-DETECTOR = dataclasses.replace(
-    POSE, name="tiny detector", task="detector", branches=(Branch("a", (16, 16)), Branch("b", (16, 16)))
-)
-
-
-@pytest.fixture(autouse=True)
-def signals_as_they_were() -> object:
-    """Training takes SIGTERM and SIGINT over; a test gives them back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def run(recipe: Recipe, folder: Path, out: Path, **options: object) -> dict[str, object]:
-    return load_checkpoint(train(recipe, load_dataset(folder, "train"), out, device=CPU, amp=False, **options))
+from training.pose_task import PoseTask
+from training.train import NonFiniteLoss, check_finite, learning_rate
 
 
 @pytest.mark.parametrize("recipe", [POSE, DETECTOR])
@@ -126,6 +96,25 @@ def test_a_compiled_network_learns_what_the_plain_one_does(drawn_folder: Path, t
     assert set(compiled["model"]) == set(plain["model"])
 
 
+def test_held_out_people_are_measured_in_full_precision_however_the_network_learns(
+    drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 a detector's recall was ten points lower than the same weights' when deployed."""
+    seen = {"forward": set(), "evaluate": set()}
+
+    def noted(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            seen[kind].add(torch.is_autocast_enabled("cpu"))
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(OKDHP, "forward", noted("forward", OKDHP.forward))
+    monkeypatch.setattr(PoseTask, "evaluate", noted("evaluate", PoseTask.evaluate))
+    run(dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),)), drawn_folder, tmp_path, amp=True)
+    assert seen == {"forward": {True, False}, "evaluate": {False}}
+
+
 @pytest.mark.parametrize("recipe", [POSE, DETECTOR])
 def test_every_epoch_draws_what_the_network_sees(recipe: Recipe, drawn_folder: Path, tmp_path: Path) -> None:
     run(recipe, drawn_folder, tmp_path)
@@ -150,71 +139,10 @@ def test_without_anybody_held_out_a_run_ends_without_scores(drawn_folder: Path, 
     assert [epoch["scores"] for epoch in run(alone, drawn_folder, tmp_path)["history"]] == [{}]
 
 
-def test_a_run_is_not_resumed_on_other_data(drawn_folder: Path, tmp_path: Path) -> None:
-    short = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
-    run(short, drawn_folder, tmp_path, about={"data": "24 people of one/train.json"})
-    run(short, drawn_folder, tmp_path, about={"data": "24 people of one/train.json"})
-    with pytest.raises(CheckpointError, match="has learnt from 24 people of one/train.json, not 9 people of another"):
-        run(short, drawn_folder, tmp_path, about={"data": "9 people of another/train.json"})
-
-
-def test_a_run_is_not_resumed_on_other_annotations_of_as_many_people(drawn_folder: Path, tmp_path: Path) -> None:
-    def edit(content: dict[str, Any]) -> None:
-        content["annotations"][0]["bbox"][2] += 1
-
-    short = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
-    run(short, drawn_folder, tmp_path / "run")
-    with pytest.raises(CheckpointError, match="has learnt from other annotations"):
-        run(short, changed(drawn_folder, tmp_path / "other", edit), tmp_path / "run")
-
-
-def test_a_slim_checkpoint_is_not_gone_on_from(drawn_folder: Path, tmp_path: Path) -> None:
-    short = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
-    save_checkpoint(tmp_path / "last.pt", slim(run(short, drawn_folder, tmp_path), "a"))
-    with pytest.raises(CheckpointError, match="is a slim checkpoint: a run can start from it"):
-        run(short, drawn_folder, tmp_path)
-
-
-def test_a_slim_checkpoint_of_branches_that_taught_each_other_is_a_network_of_one(
-    drawn_folder: Path, tmp_path: Path
-) -> None:
-    mutual = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),), distillation="mutual", fau="mean")
-    thin = slim(run(mutual, drawn_folder, tmp_path), "b")
-    save_checkpoint(tmp_path / "thin.pt", thin)
-    recipe, _ = restore(load_checkpoint(tmp_path / "thin.pt"))
-    assert [branch.name for branch in recipe.branches] == ["b"]
-
-
 def test_the_best_branch_is_not_chosen_by_nobody(drawn_folder: Path, tmp_path: Path) -> None:
     few = dataclasses.replace(POSE, kept="best", holdout=0.001, stages=(Stage(1, 64, 64, batch=8),))
     with pytest.raises(DataError, match="of 24 pictures none is held out to choose the best branch by"):
         run(few, drawn_folder, tmp_path)
-
-
-def test_checkpoint_of_another_recipe_is_not_resumed(drawn_folder: Path, tmp_path: Path) -> None:
-    run(POSE, drawn_folder, tmp_path, max_hours=0.0)
-    with pytest.raises(CheckpointError, match="belongs to another recipe"):
-        run(dataclasses.replace(POSE, seed=1), drawn_folder, tmp_path)
-
-
-def test_encoder_can_start_from_another_tasks_checkpoint(drawn_folder: Path, tmp_path: Path) -> None:
-    pose = run(POSE, drawn_folder, tmp_path / "pose", max_hours=0.0)
-    frozen = dataclasses.replace(DETECTOR, learning_rate=1e-9, ema_decay=0.0)
-    detector = run(
-        frozen, drawn_folder, tmp_path / "detector", max_hours=0.0, start=Start(tmp_path / "pose" / "last.pt")
-    )
-    name = "trunk.stages.0.0.conv3x3"
-    torch.testing.assert_close(detector["model"][name], pose["ema"][name], rtol=1e-4, atol=1e-6)
-
-
-def test_a_checkpoint_remembers_every_run_that_it_started_from(drawn_folder: Path, tmp_path: Path) -> None:
-    assert run(POSE, drawn_folder, tmp_path / "first", max_hours=0.0)["before"] == []
-    first, second = tmp_path / "first" / "last.pt", tmp_path / "second" / "last.pt"
-    run(dataclasses.replace(POSE, name="more"), drawn_folder, tmp_path / "second", max_hours=0.0, start=Start(first))
-    third = run(POSE, drawn_folder, tmp_path / "third", max_hours=0.0, start=Start(second))
-    assert [(past["recipe"], past["epochs"]) for past in third["before"]] == [(POSE.name, 1), ("more", 1)]
-    assert third["before"][1]["sha256"] == hashlib.sha256(second.read_bytes()).hexdigest()
-    assert run(POSE, drawn_folder, tmp_path / "third")["before"] == third["before"]  # resumed
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(drawn_folder: Path, tmp_path: Path) -> None:
@@ -272,23 +200,6 @@ def test_learning_rate_stays_until_the_cooldown() -> None:
     recipe = dataclasses.replace(POSE, learning_rate=1.0, warmup_epochs=0.0, cooldown=0.4)
     rates = [learning_rate(recipe, fraction, 1.0) for fraction in (0.0, 0.6, 0.8, 1.0)]
     assert rates == pytest.approx([1.0, 1.0, 0.5, 0.0])
-
-
-def test_a_writer_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "last.pt"
-    save_checkpoint(path, {"recipe": {}, "model": {"w": torch.ones(3)}})
-    with pytest.raises(Exception, match="pickle"):
-        save_checkpoint(path, {"recipe": {}, "model": {"w": lambda: None}})
-    assert torch.equal(load_checkpoint(path)["model"]["w"], torch.ones(3))
-    assert os.listdir(tmp_path) == ["last.pt"]
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
-def test_something_else_than_a_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "odd.pt"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="odd.pt: not a readable checkpoint"):
-        load_checkpoint(path)
 
 
 def test_tensorboard_shows_every_term(drawn_folder: Path, tmp_path: Path) -> None:

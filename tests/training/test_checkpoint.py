@@ -1,0 +1,96 @@
+"""What a checkpoint is good for: going on, starting another run, and nothing else."""
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from drawn import changed
+from small_runs import DETECTOR, POSE, run
+
+from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.config import Stage
+from training.exporting import slim
+from training.restore import restore
+from training.train import Start
+
+
+def test_a_run_is_not_resumed_on_other_data(drawn_folder: Path, tmp_path: Path) -> None:
+    short = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
+    run(short, drawn_folder, tmp_path, about={"data": "24 people of one/train.json"})
+    run(short, drawn_folder, tmp_path, about={"data": "24 people of one/train.json"})
+    with pytest.raises(CheckpointError, match="has learnt from 24 people of one/train.json, not 9 people of another"):
+        run(short, drawn_folder, tmp_path, about={"data": "9 people of another/train.json"})
+
+
+def test_a_run_is_not_resumed_on_other_annotations_of_as_many_people(drawn_folder: Path, tmp_path: Path) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["annotations"][0]["bbox"][2] += 1
+
+    short = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
+    run(short, drawn_folder, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="has learnt from other annotations"):
+        run(short, changed(drawn_folder, tmp_path / "other", edit), tmp_path / "run")
+
+
+def test_a_slim_checkpoint_is_not_gone_on_from(drawn_folder: Path, tmp_path: Path) -> None:
+    short = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
+    save_checkpoint(tmp_path / "last.pt", slim(run(short, drawn_folder, tmp_path), "a"))
+    with pytest.raises(CheckpointError, match="is a slim checkpoint: a run can start from it"):
+        run(short, drawn_folder, tmp_path)
+
+
+def test_a_slim_checkpoint_of_branches_that_taught_each_other_is_a_network_of_one(
+    drawn_folder: Path, tmp_path: Path
+) -> None:
+    mutual = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),), distillation="mutual", fau="mean")
+    thin = slim(run(mutual, drawn_folder, tmp_path), "b")
+    save_checkpoint(tmp_path / "thin.pt", thin)
+    recipe, _ = restore(load_checkpoint(tmp_path / "thin.pt"))
+    assert [branch.name for branch in recipe.branches] == ["b"]
+
+
+def test_checkpoint_of_another_recipe_is_not_resumed(drawn_folder: Path, tmp_path: Path) -> None:
+    run(POSE, drawn_folder, tmp_path, max_hours=0.0)
+    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+        run(dataclasses.replace(POSE, seed=1), drawn_folder, tmp_path)
+
+
+def test_encoder_can_start_from_another_tasks_checkpoint(drawn_folder: Path, tmp_path: Path) -> None:
+    pose = run(POSE, drawn_folder, tmp_path / "pose", max_hours=0.0)
+    frozen = dataclasses.replace(DETECTOR, learning_rate=1e-9, ema_decay=0.0)
+    detector = run(
+        frozen, drawn_folder, tmp_path / "detector", max_hours=0.0, start=Start(tmp_path / "pose" / "last.pt")
+    )
+    name = "trunk.stages.0.0.conv3x3"
+    torch.testing.assert_close(detector["model"][name], pose["ema"][name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_checkpoint_remembers_every_run_that_it_started_from(drawn_folder: Path, tmp_path: Path) -> None:
+    assert run(POSE, drawn_folder, tmp_path / "first", max_hours=0.0)["before"] == []
+    first, second = tmp_path / "first" / "last.pt", tmp_path / "second" / "last.pt"
+    run(dataclasses.replace(POSE, name="more"), drawn_folder, tmp_path / "second", max_hours=0.0, start=Start(first))
+    third = run(POSE, drawn_folder, tmp_path / "third", max_hours=0.0, start=Start(second))
+    assert [(past["recipe"], past["epochs"]) for past in third["before"]] == [(POSE.name, 1), ("more", 1)]
+    assert third["before"][1]["sha256"] == hashlib.sha256(second.read_bytes()).hexdigest()
+    assert run(POSE, drawn_folder, tmp_path / "third")["before"] == third["before"]  # resumed
+
+
+def test_a_writer_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"recipe": {}, "model": {"w": torch.ones(3)}})
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(path, {"recipe": {}, "model": {"w": lambda: None}})
+    assert torch.equal(load_checkpoint(path)["model"]["w"], torch.ones(3))
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_something_else_than_a_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="odd.pt: not a readable checkpoint"):
+        load_checkpoint(path)
