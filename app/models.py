@@ -6,9 +6,10 @@ and heatmaps or SimCC outputs are decoded here. A file that is none of these sto
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from app.skeleton import KEYPOINT_NAMES
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RGB, 0..255
 COUNT = len(KEYPOINT_NAMES)
+POSE_OUTPUTS, BOX_OUTPUTS = ("keypoints", "scores"), ("boxes", "fit")
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -70,9 +72,12 @@ class Network:
         """The card's version, "unknown" without one."""
         return str(self.card.get("version", "unknown"))
 
-    def outputs(self, images: list[Image]) -> dict[str, NDArray[Any]]:
-        """Raw outputs for `images`, each (height, width, 3) uint8 RGB of the input's size. Raises ModelError."""
-        return self.engine.run(self._batch(images))
+    def outputs(self, images: list[Image], names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+        """Raw outputs for `images`, each (height, width, 3) uint8 RGB of the input's size. Raises ModelError.
+
+        names: only these; all by default.
+        """
+        return self.engine.run(self._batch(images), names)
 
     def _batch(self, images: list[Image]) -> NDArray[Any]:
         batch: NDArray[Any] = np.stack(images)  # (N, H, W, 3)
@@ -83,12 +88,25 @@ class Network:
         return np.ascontiguousarray(batch)
 
 
+class Asked(NamedTuple):
+    """One crop for the pose network; `mend`: whether the box that it was cut by is in question."""
+
+    crop: Image
+    mend: bool = False
+
+
 @dataclass(frozen=True)
 class CropPose:
-    """Keypoints (17, 2) x, y in crop pixels and their scores (17,) in 0..1."""
+    """Keypoints (17, 2) x, y in crop pixels and their scores (17,) in 0..1.
+
+    From a network with a box head also the person's own box (4,) x1, y1, x2, y2 in crop pixels, perhaps outside the
+    crop, and how well that is expected to fit a person (IoU), 0..1; else None.
+    """
 
     keypoints: Floats
     scores: Floats
+    box_xyxy: Floats | None = None
+    fit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,10 @@ class Boxes:
 
 
 class PoseNetwork(Network):
-    """Crops of people to keypoints: an output pair keypoints, scores; or simcc_x, simcc_y; or heatmaps."""
+    """Crops of people to keypoints: an output pair keypoints, scores; or simcc_x, simcc_y; or heatmaps.
+
+    With the first pair may come boxes and fit, of a box head (model/box_head.py).
+    """
 
     task = "pose"
 
@@ -115,17 +136,33 @@ class PoseNetwork(Network):
             raise StartError(
                 f"{self.engine.path}: {COUNT} keypoints are needed, this network gives {keypoints.shape[1:]}"
             )
+        if self.mends_boxes and (outputs["boxes"].shape[1:] != (4,) or outputs["fit"].ndim != 1):
+            shapes = f"boxes {outputs['boxes'].shape} and fit {outputs['fit'].shape}"
+            raise StartError(f"{self.engine.path}: a box head gives boxes (N, 4) and fit (N,), this one {shapes}")
 
-    def run(self, crops: list[Image]) -> list[CropPose]:
-        """One pose per crop. Raises ModelError."""
-        keypoints, scores = self._decode(self.outputs(crops))
-        if not (np.isfinite(keypoints).all() and np.isfinite(scores).all()):
+    @property
+    def mends_boxes(self) -> bool:
+        """Whether the network also says where in its crop the person's box is."""
+        return {*POSE_OUTPUTS, *BOX_OUTPUTS} <= {output.name for output in self.engine.outputs}
+
+    def run(self, crops: list[Image], mend: bool = True) -> list[CropPose]:
+        """One pose per crop. mend: with boxes, if the network has a box head, which otherwise does not run.
+
+        Raises ModelError.
+        """
+        outputs = self.outputs(crops, POSE_OUTPUTS if self.mends_boxes and not mend else ())
+        keypoints, scores = self._decode(outputs)
+        regions = [outputs[name].astype(np.float32) for name in BOX_OUTPUTS if self.mends_boxes and mend]
+        if not all(np.isfinite(values).all() for values in (keypoints, scores, *regions)):
             raise ModelError("the pose network gave numbers that are not finite")
         scores = scores.clip(0, 1)
-        return [CropPose(*pose) for pose in zip(keypoints, scores, strict=True)]
+        if not regions:
+            return [CropPose(*pose) for pose in zip(keypoints, scores, strict=True)]
+        boxes, fits = regions[0], regions[1].clip(0, 1).tolist()
+        return [CropPose(*pose) for pose in zip(keypoints, scores, boxes, fits, strict=True)]
 
     def _decode(self, outputs: dict[str, NDArray[Any]]) -> tuple[Floats, Floats]:
-        if "keypoints" in outputs and "scores" in outputs:
+        if set(POSE_OUTPUTS) <= outputs.keys():
             return outputs["keypoints"].astype(np.float32), outputs["scores"].astype(np.float32)
         if "simcc_x" in outputs and "simcc_y" in outputs:
             return decode_simcc(outputs["simcc_x"], outputs["simcc_y"], self.size_wh)

@@ -17,7 +17,8 @@ from app.batcher import Batcher, BatchReport
 from app.engine import Engine, available_cpus
 from app.errors import DeadlinePassed, Draining, Overloaded, PoseError
 from app.geometry import Floats, Image, Matrix, crop_matrix, invert, letterbox_matrix, transform, warp
-from app.models import DetectorNetwork, Network, PoseNetwork
+from app.mending import Mended, mended_boxes
+from app.models import Asked, CropPose, DetectorNetwork, Network, PoseNetwork
 from app.places import Places
 from app.scoring import distinct, person_scores
 from app.settings import Settings
@@ -26,6 +27,7 @@ from app.skeleton import KEYPOINT_NAMES
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 SMALLEST_BOX_PX = 1.0
 FAILURES_UNTIL_UNREADY = 3
 PROBE_DEADLINE_S = 1.0  # readiness is asked for by those who do not wait long
@@ -43,10 +45,14 @@ class Detections:
 
 @dataclass(frozen=True)
 class Poses:
-    """Keypoints (N, 17, 2) x, y in picture pixels, perhaps outside the picture; scores (N, 17) in 0..1."""
+    """Keypoints (N, 17, 2) x, y in picture pixels, perhaps outside the picture; scores (N, 17) in 0..1.
+
+    mended: where it was asked for, of a network with a box head: where that sees the people, and how sure it is.
+    """
 
     keypoints: Floats
     scores: Floats
+    mended: Mended | None = None
     queue_ms: float = 0.0
     run_ms: float = 0.0
 
@@ -102,7 +108,7 @@ class Pipeline:
         self.pose_network = PoseNetwork(load(settings.pose_model))
         self.detector = DetectorNetwork(load(settings.detector_model))
         self._failures: Counter[str] = Counter()  # of each network, in a row
-        self._pose_batcher = self._batcher(self.pose_network, self.pose_network.run)
+        self._pose_batcher = self._batcher(self.pose_network, self._run_poses)
         self._detect_batcher = self._batcher(self.detector, self.detector.run)
         workers = available_cpus() + 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="picture")
@@ -128,11 +134,14 @@ class Pipeline:
 
     async def probe(self) -> None:
         """Try each failing network on an empty picture: what is unready is sent no work that would show it healed."""
-        for network, batcher in ((self.detector, self._detect_batcher), (self.pose_network, self._pose_batcher)):
+        empty = {network: np.zeros((*network.size_wh[::-1], 3), np.uint8) for network in self.networks.values()}
+        for network, ask in (
+            (self.detector, partial(self._detect_batcher.submit, empty[self.detector])),
+            (self.pose_network, partial(self._pose_batcher.submit, Asked(empty[self.pose_network]))),
+        ):
             if self._failures[network.task] >= FAILURES_UNTIL_UNREADY:
-                empty = np.zeros((*network.size_wh[::-1], 3), np.uint8)
                 with suppress(PoseError, TimeoutError):  # the batch's report counts a failure
-                    await asyncio.wait_for(batcher.submit(empty), PROBE_DEADLINE_S)
+                    await asyncio.wait_for(ask(), PROBE_DEADLINE_S)
 
     @property
     def draining(self) -> bool:
@@ -165,12 +174,16 @@ class Pipeline:
         # the surest is known only with the poses.
         enough = max(least, self.detector.min_score) if options.min_score is None else least
         detections = await self.detect(image, min_score=enough, max_people=self._settings.max_people, deadline=deadline)
-        poses = await self.pose(image, detections.boxes_xyxy, deadline=deadline)
-        scores = person_scores(poses.scores, detections.scores)
-        kept = [row for row in distinct(poses.keypoints, scores, detections.boxes_xyxy) if scores[row] >= least]
+        poses = await self.pose(image, detections.boxes_xyxy, mend=True, deadline=deadline)
+        boxes_xyxy, certain = detections.boxes_xyxy, detections.scores
+        if poses.mended is not None:
+            boxes_xyxy, certain = poses.mended.boxes_xyxy, certain * poses.mended.fits
+        scores = person_scores(poses.scores, certain)
+        kept = [row for row in distinct(poses.keypoints, scores, boxes_xyxy) if scores[row] >= least]
         kept = kept[: options.max_people]
-        sure = Poses(poses.keypoints[kept], poses.scores[kept])
-        boxes_xyxy = person_boxes(detections.boxes_xyxy[kept], sure.keypoints, sure.scores, image.shape[1::-1])
+        boxes_xyxy, sure = boxes_xyxy[kept], Poses(poses.keypoints[kept], poses.scores[kept])
+        if poses.mended is None:
+            boxes_xyxy = person_boxes(boxes_xyxy, sure.keypoints, sure.scores, image.shape[1::-1])
         found = _people(boxes_xyxy, sure, scores[kept])
         metrics.people_per_image.observe(len(found))
         queue_ms = detections.queue_ms + poses.queue_ms
@@ -218,9 +231,12 @@ class Pipeline:
         metrics.postprocess_seconds.labels("detector").observe(time.perf_counter() - started)
         return Detections(corners[kept], scores[kept], answers.queued_s * 1e3, answers.ran_s * 1e3)
 
-    async def pose(self, image: Image, boxes_xyxy: Floats, *, deadline: float | None = None) -> Poses:
+    async def pose(
+        self, image: Image, boxes_xyxy: Floats, *, mend: bool = False, deadline: float | None = None
+    ) -> Poses:
         """One pose for each of `boxes_xyxy` (N, 4; x1 < x2, y1 < y2, picture pixels), in their order.
 
+        mend: with `Poses.mended`, if the network has a box head.
         Raises Overloaded, Draining, DeadlinePassed or ModelError.
         """
         if not len(boxes_xyxy):
@@ -230,13 +246,14 @@ class Pipeline:
         to_crops = [crop_matrix(box, size_wh) for box in boxes_xyxy]
         async with before(deadline):
             crops = await self.off_loop(_crops, image, to_crops, size_wh)
-            answers = await self._pose_batcher.submit_all(crops, deadline=deadline)
+            answers = await self._pose_batcher.submit_all([Asked(crop, mend) for crop in crops], deadline=deadline)
         started = time.perf_counter()
         pairs = zip(answers.results, to_crops, strict=True)
         keypoints = np.stack([transform(pose.keypoints, invert(to_crop)) for pose, to_crop in pairs])
         scores = np.stack([pose.scores for pose in answers.results])
+        mended = mended_boxes(boxes_xyxy, answers.results, to_crops, image.shape[1::-1]) if mend else None
         metrics.postprocess_seconds.labels("pose").observe(time.perf_counter() - started)
-        return Poses(keypoints, scores, answers.queued_s * 1e3, answers.ran_s * 1e3)
+        return Poses(keypoints, scores, mended, answers.queued_s * 1e3, answers.ran_s * 1e3)
 
     async def _people_in(self, image: Image, boxes_xyxy: Floats, deadline: float | None) -> People:
         """Exactly one person per given box, in their order, whatever the scores."""
@@ -248,7 +265,10 @@ class Pipeline:
     def _left_pool(self) -> None:
         self._in_pool -= 1
 
-    def _batcher(self, network: Network, run: Callable[[list[Image]], list[R]]) -> Batcher[Image, R]:
+    def _run_poses(self, asked: list[Asked]) -> list[CropPose]:
+        return self.pose_network.run([one.crop for one in asked], mend=any(one.mend for one in asked))
+
+    def _batcher(self, network: Network, run: Callable[[list[T]], list[R]]) -> Batcher[T, R]:
         return Batcher(
             run,
             max_batch=self._settings.max_batch,

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.geometry import Floats
+from app.mending import Mended
 from app.overlap import Array, iou, nesting, oks
 from app.scoring import skeleton_score
 
@@ -36,6 +37,14 @@ class Regions:
     boxes_xyxy: Array
     detector_scores: Array
     detector_ran: bool
+
+    def mended(self, by: Mended | None) -> "Regions":
+        """The detector's own boxes mended, and what it says of them weighed by how well they fit; as it is by None."""
+        if by is None:
+            return self
+        own = ~np.isnan(self.detector_scores)
+        boxes_xyxy = np.where(own[:, None], by.boxes_xyxy, self.boxes_xyxy)
+        return Regions(boxes_xyxy, self.detector_scores * by.fits, self.detector_ran)
 
 
 @dataclass(frozen=True)

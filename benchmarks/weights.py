@@ -121,7 +121,7 @@ def cut_at_hips(network: Network, dataset: Dataset, measured: Measured) -> tuple
         picture, box = dataset.pictures.picture(int(people.picture[row])), people.boxes[row].numpy().copy()
         box[3] = min(people.keypoints[row, HIPS, 1].max().item() + 2, len(picture))
         matrix = crop_matrix(box, network.size_wh)
-        points, confidence = network.run([warp(picture[: int(box[3])], matrix, network.size_wh)])
+        points, confidence, *_ = network.run([warp(picture[: int(box[3])], matrix, network.size_wh)])
         keypoints.append(transform(points[0], invert(matrix)))
         scores.append(confidence[0])
     truth, area = people.keypoints.numpy(), people.area.numpy()

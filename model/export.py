@@ -15,6 +15,7 @@ from onnx import GraphProto, TensorProto
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.box_head import BoxHead
 from model.decode import TEMPERATURE, TOP_K, decode_centres, decode_expected
 from model.layers import fuse
 from model.okdhp import OKDHP
@@ -43,10 +44,11 @@ class Calibration:
 class DeployedPose(nn.Module):
     """crops (N, H, W, 3) uint8 RGB -> keypoints (N, K, 2) x, y in crop pixels, scores (N, K) in 0..1.
 
+    Of a branch with a box head also boxes (N, 4) xyxy in crop pixels and fit (N,) in 0..1; see model.outputs.Region.
     sigmas (K,), shuffle, temperature: see `decode_expected`. Without a `calibration` the scores are what it expects.
     """
 
-    inputs, outputs = "crops", ("keypoints", "scores")
+    inputs = "crops"
 
     def __init__(
         self,
@@ -59,12 +61,19 @@ class DeployedPose(nn.Module):
         super().__init__()
         self.network, self.sigmas, self.calibration = network, tuple(sigmas), calibration
         self.shuffle, self.temperature = shuffle, temperature
+        corrects = any(isinstance(module, BoxHead) for module in network.modules())
+        self.outputs = ("keypoints", "scores", "boxes", "fit") if corrects else ("keypoints", "scores")
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        heatmaps = self.network(crops.permute(0, 3, 1, 2).float()).final
+    def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
+        found = self.network(crops.permute(0, 3, 1, 2).float())
+        heatmaps, region = found.final, found.region
         stride = crops.shape[1] / (heatmaps.shape[2] * self.shuffle)
         keypoints, expected = decode_expected(heatmaps, stride, self.sigmas, self.shuffle, self.temperature)
-        return keypoints, self.calibration(expected) if self.calibration else expected
+        scores = self.calibration(expected) if self.calibration else expected
+        if region is None:
+            return keypoints, scores
+        sides = region.boxes.new_tensor([crops.shape[2], crops.shape[1]] * 2)
+        return keypoints, scores, region.boxes * sides, torch.sigmoid(region.fit)
 
 
 class DeployedDetector(nn.Module):

@@ -4,12 +4,14 @@ On CPUs and GPUs alike a plain 3x3 convolution runs near the hardware's limit wh
 (benchmarks/latency.py), so the network spends its multiply-adds on few, dense layers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.box_head import BoxHead
 from model.layers import Projection, RepConv
 from model.outputs import BranchOutput, TrunkOutput
 
@@ -125,6 +127,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.own = OwnEncoder(encoder.widths[1], config.own) if config.own.widths else None
         coarse_to_fine = list(reversed(config.own.widths or encoder.widths[1:]))
+        self.channels = (config.out_channels, coarse_to_fine[1], coarse_to_fine[0])  # what a box head sees
+        self.coarsest_stride = 2 ** (len(coarse_to_fine) + 1)
         self.entry = Projection(coarse_to_fine[0], config.widths[0])
         self.skips = nn.ModuleList()
         self.blocks = nn.ModuleList()
@@ -136,9 +140,11 @@ class Decoder(nn.Module):
             self.blocks.append(nn.Sequential(*(RepConv(width, end) for end in ends)))
             self.steps.append(Projection(width, following) if following else nn.Identity())
 
+    def pyramid(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The features that `forward` goes up from: the shared ones, or the branch's own."""
+        return features if self.own is None else self.own(features)
+
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
-        if self.own is not None:
-            features = self.own(features)
         x: Tensor = self.entry(features[0])
         for feature, skip, block, step in zip(features[1:], self.skips, self.blocks, self.steps, strict=False):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest") + skip(feature)
@@ -157,8 +163,16 @@ class PoseBranch(nn.Module):
         self.decoder = Decoder(config, encoder)
         self.head = nn.Conv2d(config.out_channels, num_keypoints * config.shuffle**2, 1)
         self.shuffle = config.shuffle
+        self.box_head: BoxHead | None = None
         nn.init.normal_(self.head.weight, std=0.001)
         nn.init.zeros_(_bias(self.head))
+
+    def add_box_head(self, size_hw: Sequence[int]) -> BoxHead:
+        """From now on boxes are corrected, too, in crops of height and width `size_hw`."""
+        decoder = self.decoder
+        cells_hw = [side // decoder.coarsest_stride for side in size_hw]
+        self.box_head = BoxHead(decoder.channels, len(decoder.blocks), cells_hw)
+        return self.box_head
 
     def leave_to_decoding(self, temperature: float) -> int:
         """For export: `final` is the head's own prediction, over `temperature`; returns the shuffle that it lacks."""
@@ -168,8 +182,12 @@ class PoseBranch(nn.Module):
         return factor
 
     def forward(self, features: tuple[Tensor, ...]) -> BranchOutput:
-        heatmaps = self.head(self.decoder(features))
-        return BranchOutput(final=F.pixel_shuffle(heatmaps, self.shuffle) if self.shuffle > 1 else heatmaps)
+        pyramid = self.decoder.pyramid(features)
+        decoded = self.decoder(pyramid)
+        heatmaps = self.head(decoded)
+        if self.shuffle > 1:
+            heatmaps = F.pixel_shuffle(heatmaps, self.shuffle)
+        return BranchOutput(final=heatmaps, region=self.box_head(decoded, pyramid) if self.box_head else None)
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
@@ -199,5 +217,5 @@ class DetectorBranch(nn.Module):
         nn.init.constant_(_bias(self.centre), float(torch.logit(torch.tensor(PRIOR))))
 
     def forward(self, features: tuple[Tensor, ...]) -> BranchOutput:
-        x = self.decoder(features)
+        x = self.decoder(self.decoder.pyramid(features))
         return BranchOutput(final=torch.sigmoid(self.centre(self.tower(x)).float()), boxes=self.boxes(x).float())

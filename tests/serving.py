@@ -1,11 +1,13 @@
 """A real server on a real port, and pictures of bright "people" for the tiny networks."""
 
+import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import httpx
@@ -15,8 +17,11 @@ from numpy.typing import NDArray
 
 from app.connection import HttpProtocol
 from app.main import create_app
+from app.pipeline import Pipeline
 from app.settings import Settings
 from app.websocket import WebSocketProtocol
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,3 +87,17 @@ def encoded(image: NDArray[np.uint8], extension: str = ".png") -> bytes:
     ok, data = cv2.imencode(extension, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     assert ok
     return data.tobytes()
+
+
+def with_pipeline(models: dict[str, Path], use: Callable[[Pipeline], Awaitable[T]]) -> T:
+    """What `use` makes of a warmed pipeline."""
+
+    async def run() -> T:
+        pipeline = Pipeline(Settings(provider="cpu", **models))  # type: ignore[arg-type]
+        await pipeline.warm()
+        try:
+            return await use(pipeline)
+        finally:
+            await pipeline.close()
+
+    return asyncio.run(run())

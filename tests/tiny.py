@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 DETECTOR_SIDE = 64
 CROP_WH = (48, 64)
 BRIGHT = 200
-DETECTOR_SCORE, POSE_SCORE = 0.9, 0.8
+DETECTOR_SCORE, POSE_SCORE, FIT = 0.9, 0.8, 0.5
 FRACTIONS = np.stack([np.linspace(0.1, 0.9, 17), np.linspace(0.9, 0.1, 17)], -1).astype(np.float32)  # (17, 2)
 
 
@@ -85,7 +85,24 @@ def make_detector(path: Path, side: int = DETECTOR_SIDE) -> Path:
     return graph.save(path, bytes_input("images", side, side), [("boxes", ["N", 2, 4]), ("scores", ["N", 2])])
 
 
-def make_pose(path: Path, size_wh: tuple[int, int] = CROP_WH, score: float = POSE_SCORE) -> Path:
+def make_fixed_detector(path: Path, side: int, boxes: list[tuple[float, ...]], score: float = DETECTOR_SCORE) -> Path:
+    """Finds the same `boxes`, in pixels of its input, in every picture."""
+    graph = Graph()
+    none = graph("Mul", graph("ReduceSum", bright(graph, "images"), [1, 2], keepdims=0), 0.0)  # (N,)
+    graph("Add", graph("Unsqueeze", none, [1]), np.full((1, len(boxes)), score, np.float32), name="scores")
+    graph("Add", graph("Unsqueeze", none, [1, 2]), np.float32([boxes]), name="boxes")
+    shapes: list[tuple[str, list[object]]] = [("boxes", ["N", len(boxes), 4]), ("scores", ["N", len(boxes)])]
+    return graph.save(path, bytes_input("images", side, side), shapes)
+
+
+def make_pose(
+    path: Path,
+    size_wh: tuple[int, int] = CROP_WH,
+    score: float = POSE_SCORE,
+    mends: bool = False,
+    corners: int = 4,
+) -> Path:
+    """mends: with a box head, that sees the box around what is bright; of it come `corners` numbers."""
     graph = Graph()
     width, height = size_wh
     mask = bright(graph, "crops")
@@ -100,7 +117,15 @@ def make_pose(path: Path, size_wh: tuple[int, int] = CROP_WH, score: float = POS
     others = graph("Add", graph("Mul", at, 0.0), (FRACTIONS[1:] * np.float32([width, height]))[None])  # (N, 16, 2)
     keypoints = graph("Concat", at, others, axis=1, name="keypoints")
     graph("Add", graph("Mul", graph("ReduceMax", keypoints, [2], keepdims=0), 0.0), score, name="scores")
-    return graph.save(path, bytes_input("crops", width, height), [("keypoints", ["N", 17, 2]), ("scores", ["N", 17])])
+    outputs: list[tuple[str, list[object]]] = [("keypoints", ["N", 17, 2]), ("scores", ["N", 17])]
+    if mends:
+        (x1, x2), (y1, y2) = (
+            extent(graph, mask, axis, np.arange(n, dtype=np.float32)) for axis, n in enumerate((width, height), 1)
+        )
+        graph("Concat", *(x1, y1, x2, y2)[:corners], axis=1, name="boxes")
+        graph("Add", graph("Mul", total, 0.0), FIT, name="fit")
+        outputs += [("boxes", ["N", corners]), ("fit", ["N"])]
+    return graph.save(path, bytes_input("crops", width, height), outputs)
 
 
 def grey_of_floats(graph: Graph, mean: float, std: float) -> str:

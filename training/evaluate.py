@@ -64,7 +64,7 @@ def predict_poses(network: Network, dataset: Dataset, people: People) -> tuple[F
     keypoints, scores = [], []
     for rows in tqdm(np.array_split(np.arange(len(people)), max(len(people) // BATCH, 1)), "poses", unit="batch"):
         crops, maps = zip(*(person_crop(dataset, people, row, network.size_wh) for row in rows), strict=True)
-        points, confidence = network.run(crops)
+        points, confidence, *_ = network.run(crops)
         if points.shape[1] != people.keypoints.shape[1]:
             wanted = people.keypoints.shape[1]
             raise DataError(f"the people have {wanted} keypoints, this network predicts {points.shape[1]}")

@@ -72,6 +72,8 @@ def run_export(
         "scores": {},
         "recipe": dataclasses.asdict(recipe),
     }
+    if content.get("box_head", {}).get("branch") == kept:
+        card["box_head"] = content["box_head"]
     if half:
         card["precision"] = "float16 weights"
     if recipe.task == "detector" and held is not None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from model.okdhp import OKDHP
+from model.student import PoseBranch
 from training import detector_task, pose_network
 from training.config import Recipe, recipe_from_dict
 from training.joints import COCO, JOINT_SETS, JointSet
@@ -24,5 +25,9 @@ def restore(content: dict[str, Any]) -> tuple[Recipe, OKDHP]:
     """A checkpoint's recipe and the averaged network."""
     recipe = recipe_from_dict(content["recipe"])
     model = build_network(recipe, joints_of(content))
+    if about := content.get("box_head"):
+        branch = model.branches[about["branch"]]
+        assert isinstance(branch, PoseBranch)
+        branch.add_box_head(about["size_hw"])
     model.load_state_dict(content["ema"])
     return recipe, model

@@ -1,15 +1,13 @@
 """Pictures to people: mapping, thresholds, duplicates, deadlines."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import onnx
 import pytest
 import tiny
-from serving import encoded, picture
+from serving import encoded, picture, with_pipeline
 
 from app.errors import BadImage, DeadlinePassed, Draining, StartError
 from app.overlap import oks
@@ -18,21 +16,8 @@ from app.scoring import EVERY_KEYPOINT, distinct, person_scores
 from app.settings import Settings
 from app.sightings import person_boxes
 
-T = TypeVar("T")
 POSE = np.random.default_rng(0).uniform(0, 100, (17, 2)).astype(np.float32)
 BOX = np.array([0, 0, 100, 100], np.float32)
-
-
-def with_pipeline(models: dict[str, Path], use: Callable[[Pipeline], Awaitable[T]]) -> T:
-    async def run() -> T:
-        pipeline = Pipeline(Settings(provider="cpu", **models))  # type: ignore[arg-type]
-        await pipeline.warm()
-        try:
-            return await use(pipeline)
-        finally:
-            await pipeline.close()
-
-    return asyncio.run(run())
 
 
 @pytest.mark.parametrize("width, height", [(120, 90), (90, 160), (640, 480), (3000, 2000), (33, 70)])

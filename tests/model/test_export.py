@@ -9,34 +9,15 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from exported import CONFIG, PIXELS, SCORES, both, crops, lived_in
 from scipy.optimize import linear_sum_assignment
-from skimage import data
 
-from app.geometry import crop_matrix, warp
 from app.skeleton import OKS_SIGMAS
-from model.export import Calibration, Deployed, DeployedDetector, DeployedPose, cost, deploy, export_onnx, sha256
+from model.export import Calibration, DeployedDetector, DeployedPose, cost, deploy, export_onnx, sha256
 from model.okdhp import OKDHP
-from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig, PoseBranch
+from model.student import DecoderConfig, DetectorBranch, Encoder, PoseBranch
 
-PIXELS, SCORES = 0.05, 1e-4  # how far ONNX Runtime's sums may differ from torch's
 WEIGHTS = Path(__file__).parents[2] / "weights"
-CONFIG = EncoderConfig((8, 16, 16, 24, 32), (0, 0, 1, 1, 1))
-
-
-def lived_in(model: OKDHP) -> OKDHP:
-    """Statistics and weights away from their initial values, so that folding them wrongly shows."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in model.state_dict().items():
-        if "running_var" in name or "scale" in name or name.endswith("norm.weight"):
-            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
-        elif "running_mean" in name or name.endswith("norm.bias"):
-            value.copy_(torch.randn(value.shape, generator=generator) * 0.2)
-    for branch in model.branches.values():
-        for conv in (module for module in branch.modules() if isinstance(module, torch.nn.Conv2d)):
-            torch.nn.init.normal_(conv.weight, std=0.2, generator=generator)
-    return model.eval()
-
-
 TO_STRIDE_4 = (
     DecoderConfig((16, 16, 16)),
     DecoderConfig((16, 16), shuffle=2),
@@ -52,20 +33,6 @@ def detector_model() -> OKDHP:
     model = lived_in(OKDHP(Encoder(CONFIG), {"a": DetectorBranch(DecoderConfig((16, 16)), CONFIG, tower=1)}, 1))
     torch.nn.init.normal_(model.branches["a"].centre.weight, std=0.004, generator=torch.Generator().manual_seed(0))
     return model
-
-
-def crops(count: int, size_hw: tuple[int, int]) -> np.ndarray:
-    """Different parts of a real photograph, (count, H, W, 3)."""
-    image = data.astronaut()
-    boxes = [np.array([100 + 20 * i, 10 + 15 * i, 330 + 10 * i, 350]) for i in range(count)]
-    return np.stack([warp(image, crop_matrix(box, size_hw[::-1]), size_hw[::-1]) for box in boxes])
-
-
-def both(deployed: Deployed, path: Path, pictures: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    with torch.no_grad():
-        ours = [output.numpy() for output in deployed(torch.from_numpy(pictures))]
-    return session.run(None, {session.get_inputs()[0].name: pictures}), ours
 
 
 @pytest.mark.parametrize("decoder", TO_STRIDE_4, ids=["convolutions", "shuffle", "features"])

@@ -1,0 +1,142 @@
+"""Boxes mended by the pose network: from crop pixels to the picture's, and what they do to what the detector said."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from serving import picture, with_pipeline
+
+from app.engine import Engine
+from app.errors import StartError
+from app.following import Follower
+from app.geometry import crop_matrix
+from app.mending import Mended, mended_boxes
+from app.models import CropPose, PoseNetwork
+from app.pipeline import Options, Pipeline
+from app.scoring import person_scores
+from app.settings import Settings
+from app.sightings import Regions
+
+CROP_WH = (48, 64)
+GIVEN = np.array([[10, 20, 40, 60], [30, 10, 60, 90]], np.float32)
+MAPS = [crop_matrix(box, CROP_WH) for box in GIVEN]
+PERSON = (10, 20, 34, 70)
+
+
+def said(box: tuple[float, ...] | None, fit: float | None = 0.5) -> CropPose:
+    keypoints, scores = np.zeros((17, 2), np.float32), np.zeros(17, np.float32)
+    return CropPose(keypoints, scores, None if box is None else np.array(box, np.float32), fit)
+
+
+@pytest.fixture(scope="module")
+def mending_models(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """As `tiny_models`, with a pose network that sees the box of what is bright, and a fit of tiny.FIT."""
+    path = tmp_path_factory.mktemp("mending") / "pose.onnx"
+    return {**tiny_models, "pose_model": tiny.make_pose(path, mends=True)}
+
+
+def test_boxes_come_back_in_picture_pixels_and_within_the_picture() -> None:
+    poses = [said((4.8, 6.4, 43.2, 57.6), 0.7), said((-100, -100, 24, 32), 0.2)]
+    found = mended_boxes(GIVEN, poses, MAPS, (100, 80))
+    assert found is not None
+    middle = (GIVEN[1, :2] + GIVEN[1, 2:]) / 2  # the crop's middle is the box's
+    np.testing.assert_allclose(found.boxes_xyxy[1], [0, 0, *middle], atol=1e-4)
+    scale = MAPS[0][0, 0]
+    np.testing.assert_allclose(
+        found.boxes_xyxy[0], [25 - 19.2 / scale, 40 - 25.6 / scale, 25 + 19.2 / scale, 40 + 25.6 / scale]
+    )
+    assert found.fits.tolist() == pytest.approx([0.7, 0.2])
+
+
+@pytest.mark.parametrize("nothing", [(30, 10, 20, 40), (-500, 0, -400, 64), (10, 10, 10, 10)])
+def test_a_box_that_is_none_leaves_the_one_it_was_given(nothing: tuple[float, ...]) -> None:
+    found = mended_boxes(GIVEN, [said(nothing), said((4.8, 6.4, 43.2, 57.6))], MAPS, (100, 80))
+    assert found is not None and found.boxes_xyxy[0].tolist() == GIVEN[0].tolist()
+
+
+def test_a_network_without_a_box_head_mends_nothing() -> None:
+    assert mended_boxes(GIVEN, [said(None, None)] * 2, MAPS, (100, 80)) is None
+    regions = Regions(GIVEN, np.array([0.5, np.nan]), True)
+    assert regions.mended(None) is regions
+
+
+def test_only_the_detector_s_regions_are_mended() -> None:
+    """A track's region is for the tracker to place; nobody asks it how sure the detector was."""
+    regions = Regions(GIVEN, np.array([0.5, np.nan]), True)
+    after = regions.mended(Mended(GIVEN + 5, np.array([0.8, 0.1], np.float32)))
+    assert after.boxes_xyxy.tolist() == [(GIVEN[0] + 5).tolist(), GIVEN[1].tolist()]
+    assert after.detector_scores[0] == pytest.approx(0.4) and np.isnan(after.detector_scores[1])
+
+
+def test_a_found_person_has_the_mended_box_and_a_score_weighed_by_its_fit(mending_models: dict[str, Path]) -> None:
+    image = picture(boxes=(PERSON,))
+
+    async def use(pipeline: Pipeline) -> None:
+        (found,) = (await pipeline.people(image, Options(1, min_score=0.0))).people
+        np.testing.assert_allclose(found.box_xyxy, PERSON, atol=1.5)  # closer than a pixel of the detector's input
+        certain = np.float32([tiny.DETECTOR_SCORE * tiny.FIT])
+        assert found.score == pytest.approx(person_scores(found.keypoint_scores[None], certain)[0], rel=1e-5)
+        given = np.array([[5, 5, 60, 80]], np.float32)
+        (asked,) = (await pipeline.people(image, Options(1, boxes_xyxy=given))).people
+        assert asked.box_xyxy.tolist() == given[0].tolist()  # a client's own box is not corrected
+
+    with_pipeline(mending_models, use)
+
+
+def test_in_a_stream_the_detector_s_word_is_weighed_likewise(mending_models: dict[str, Path]) -> None:
+    image = picture(boxes=(PERSON,))
+
+    async def use() -> float:
+        settings = Settings(provider="cpu", min_score=0.0, **mending_models)  # type: ignore[arg-type]
+        pipeline = Pipeline(settings)
+        await pipeline.warm()
+        (person,), _ = await Follower(pipeline, settings).people(image, 0.0)
+        await pipeline.close()
+        np.testing.assert_allclose(person.box_xyxy, PERSON, atol=1.5)
+        return person.score
+
+    assert asyncio.run(use()) == pytest.approx(tiny.POSE_SCORE * tiny.DETECTOR_SCORE * tiny.FIT, rel=1e-5)
+
+
+def test_the_box_head_runs_only_where_a_box_is_in_question(mending_models: dict[str, Path]) -> None:
+    network = PoseNetwork(Engine(mending_models["pose_model"], provider="cpu"))
+    crop = picture(*tiny.CROP_WH, boxes=((10, 10, 30, 50),))
+    (plain,), (mended,) = network.run([crop], mend=False), network.run([crop])
+    assert plain.box_xyxy is None and plain.fit is None
+    assert mended.box_xyxy is not None and mended.box_xyxy.tolist() == [10, 10, 30, 50]
+    assert plain.keypoints.tolist() == mended.keypoints.tolist()
+    assert set(network.outputs([crop], ("scores",))) == {"scores"}
+
+
+def test_who_asks_for_no_mending_gets_none_though_batched_with_who_does(mending_models: dict[str, Path]) -> None:
+    image, boxes = picture(boxes=(PERSON,)), np.array([PERSON], np.float32)
+
+    async def use(pipeline: Pipeline) -> None:
+        asked = await asyncio.gather(pipeline.pose(image, boxes, mend=True), pipeline.pose(image, boxes))
+        assert asked[0].mended is not None and asked[1].mended is None
+
+    with_pipeline(mending_models, use)
+
+
+def test_between_two_looks_of_the_detector_a_stream_mends_nothing(mending_models: dict[str, Path]) -> None:
+    image = picture(boxes=(PERSON,))
+
+    async def use() -> list[float]:
+        settings = Settings(provider="cpu", min_score=0.0, **mending_models)  # type: ignore[arg-type]
+        pipeline = Pipeline(settings)
+        await pipeline.warm()
+        follower = Follower(pipeline, settings)
+        frames = [await follower.people(image, index / 30) for index in range(3)]
+        await pipeline.close()
+        return [people[0].score for people, _ in frames]
+
+    first, *others = asyncio.run(use())
+    assert others == pytest.approx([first, first], rel=1e-5)  # the detector's word stands, weighed once
+
+
+def test_boxes_of_another_shape_stop_the_start(tmp_path: Path) -> None:
+    path = tiny.make_pose(tmp_path / "pose.onnx", mends=True, corners=3)
+    with pytest.raises(StartError, match=r"a box head gives boxes \(N, 4\) and fit \(N,\)"):
+        PoseNetwork(Engine(path, provider="cpu")).warm()

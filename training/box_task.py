@@ -1,0 +1,145 @@
+"""Learning to mend boxes: regions that a detector proposed, and what a pose network's box head should say of them."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from app.geometry import BORDER_GREY
+from model.outputs import Region
+from training.augment import random_matrices, uniform
+from training.data import Dataset
+from training.evaluate import Network, find_people
+from training.losses import box_iou, giou_loss
+from training.pictures import DataError
+from training.views import Listed, transform_boxes
+
+NEAR_IOU = 0.3  # a region that overlaps a listed person by less shows nobody in particular
+IN_CROWD = 0.5  # share of a region in a crowd from which it is neither right nor wrong
+SMALLEST_PX = 2.0
+CUT, CUT_AT = 0.15, (0.35, 0.9)  # share of regions that end early, as a webcam's picture does, and where
+JITTER, LISTED_JITTER = 0.05, 0.12  # of a region's sides: a detector's boxes err by themselves, listed ones do not
+
+
+@dataclass(frozen=True)
+class Regions:
+    """M places to look at: picture (M,) index; boxes (M, 4) xyxy in its pixels; jitter (M,) in parts of their sides."""
+
+    picture: Tensor
+    boxes: Tensor
+    jitter: Tensor
+
+    def __len__(self) -> int:
+        return len(self.picture)
+
+
+class Wanted(NamedTuple):
+    """What is to be said of B regions: boxes (B, 4) in parts of the crop, of those `near` (B,) somebody listed.
+
+    given: (B, 4) the regions themselves. counts (B,): whose fit is known, those in crowds are not.
+    """
+
+    boxes: Tensor
+    near: Tensor
+    given: Tensor
+    counts: Tensor
+
+
+def proposed(network: Network, dataset: Dataset, pictures: list[int], min_score: float) -> Regions:
+    """What the detector finds in `pictures` with at least `min_score`. Raises DataError where that is nothing."""
+    owners, boxes = [], []
+    for index, (found, scores) in zip(pictures, find_people(network, dataset, pictures), strict=True):
+        width, height = dataset.pictures.size_wh[index].tolist()
+        inside = found.clip(0, [width, height, width, height])
+        kept = (scores >= min_score) & ((inside[:, 2:] - inside[:, :2]) >= SMALLEST_PX).all(1)
+        owners += [index] * int(kept.sum())
+        boxes.append(inside[kept])
+    if not owners:
+        raise DataError(f"the detector finds nobody of score {min_score:g} in {len(pictures)} pictures")
+    corners = torch.from_numpy(np.concatenate(boxes).astype(np.float32))
+    return Regions(torch.tensor(owners), corners, torch.full((len(owners),), JITTER))
+
+
+def with_listed(regions: Regions, dataset: Dataset, pictures: list[int]) -> Regions:
+    """`regions` and the listed people's own boxes in `pictures`, whom the detector may have overlooked."""
+    people = dataset.people
+    mask = torch.isin(people.picture, torch.tensor(pictures)) & ~people.crowd
+    own = Regions(people.picture[mask], people.boxes[mask], torch.full((int(mask.sum()),), LISTED_JITTER))
+    parts = ((getattr(regions, name), getattr(own, name)) for name in ("picture", "boxes", "jitter"))
+    return Regions(*(torch.cat(pair) for pair in parts))
+
+
+class Looks(NamedTuple):
+    """B looks at regions: picture (B,); boxes (B, 4) xyxy in its pixels; below `floor` (B,) the picture ends."""
+
+    picture: Tensor
+    boxes: Tensor
+    floor: Tensor
+
+
+def plain_looks(regions: Regions, rows: Tensor) -> Looks:
+    """At regions as they are."""
+    return Looks(regions.picture[rows], regions.boxes[rows], torch.full((len(rows),), torch.inf))
+
+
+def random_looks(regions: Regions, rows: Tensor, generator: Generator) -> Looks:
+    """At regions moved, stretched and cut at random."""
+    boxes, amount = regions.boxes[rows], regions.jitter[rows, None]
+    sides, middle = boxes[:, 2:] - boxes[:, :2], (boxes[:, 2:] + boxes[:, :2]) / 2
+    middle = middle + torch.randn(len(rows), 2, generator=generator) * amount * sides
+    half = sides * (torch.randn(len(rows), 2, generator=generator) * amount).exp() / 2
+    boxes = torch.cat([middle - half, middle + half], 1)
+    cut = uniform(generator, len(rows), 0, 1) < CUT
+    at = uniform(generator, len(rows), *CUT_AT).float()
+    floor = torch.where(cut, boxes[:, 1] + at * 2 * half[:, 1], torch.inf)
+    return Looks(regions.picture[rows], above(boxes, floor), floor)
+
+
+def above(boxes: Tensor, floor: Tensor) -> Tensor:
+    """What lies above `floor` (...) of boxes (..., 4)."""
+    return torch.cat([boxes[..., :3], torch.minimum(boxes[..., 3], floor)[..., None]], -1)
+
+
+def end_at_floor(crops: Tensor, floor: Tensor, maps: Tensor) -> Tensor:
+    """Crops (B, 3, H, W) by upright `maps` (B, 2, 3), in place: what lies below `floor` (B,) is outside the picture."""
+    rows = torch.arange(crops.shape[2])
+    below = rows >= (maps[:, 1, 1] * floor + maps[:, 1, 2]).nan_to_num(torch.inf)[:, None]
+    return crops.masked_fill_(below.to(crops.device)[:, None, :, None], BORDER_GREY)
+
+
+def crop_maps(boxes: Tensor, size_hw: tuple[int, int], generator: Generator | None = None) -> Tensor:
+    """Maps (B, 2, 3) of the crops around `boxes` (B, 4), with a generator half of them mirrored."""
+    none = torch.zeros(len(boxes), dtype=torch.float64)
+    mirrored = uniform(generator, len(boxes), 0, 1) < 0.5 if generator is not None else none.bool()
+    return random_matrices(boxes, size_hw, none + 1, none, none, none, mirrored)
+
+
+def wanted(listed: Listed, looks: Looks, maps: Tensor, size_hw: tuple[int, int]) -> Wanted:
+    """What the head should say of `looks` by `maps` (B, 2, 3)."""
+    picture, boxes = looks.picture, looks.boxes
+    people, crowds = above(listed.boxes[picture], looks.floor[:, None]), listed.ignored[picture]
+    valid = listed.valid[picture] & (people[..., 3] > people[..., 1])
+    overlap = torch.where(valid, box_iou(boxes[:, None], people), 0.0)  # (B, N)
+    best, whose = overlap.max(1)
+    shared = torch.minimum(boxes[:, None, 2:], people[..., 2:]) - torch.maximum(boxes[:, None, :2], people[..., :2])
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1, keepdim=True)
+    crowded = (shared.clamp_min(0).prod(2) > IN_CROWD * area) & crowds
+    near = best >= NEAR_IOU
+    both = torch.stack([people[torch.arange(len(boxes)), whose], boxes], 1)
+    own, given = (transform_boxes(both, maps) / torch.tensor([size_hw[1], size_hw[0]] * 2)).unbind(1)
+    return Wanted(own, near, given, near | ~crowded.any(1))
+
+
+def losses(region: Region, target: Wanted) -> dict[str, Tensor]:
+    """Named terms; their sum is minimised. What the fit should be, the box that was answered says: its IoU."""
+    device = region.boxes.device
+    boxes, near, counts = (value.to(device) for value in (target.boxes, target.near, target.counts))
+    fit = torch.where(near, box_iou(region.boxes.detach(), boxes).clamp(0, 1), 0.0)
+    surprise = F.binary_cross_entropy_with_logits(region.fit, fit, reduction="none")
+    return {
+        "giou": giou_loss(region.boxes, boxes, near.float()),
+        "fit": (surprise * counts).sum() / counts.sum().clamp_min(1),
+    }

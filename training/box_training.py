@@ -1,0 +1,156 @@
+"""`okdhp train-boxes`: a finished pose student gets a box head, trained on what a detector proposes."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+from tqdm import tqdm
+
+from app.models import DetectorNetwork, read_card
+from model.box_head import BoxHead
+from model.export import sha256
+from model.layers import fuse
+from model.outputs import Region
+from model.student import Encoder, PoseBranch
+from training.augment import occlude, photometric
+from training.box_task import (
+    Looks,
+    Regions,
+    Wanted,
+    crop_maps,
+    end_at_floor,
+    losses,
+    plain_looks,
+    proposed,
+    random_looks,
+    wanted,
+    with_listed,
+)
+from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.config import Augment
+from training.data import Dataset, held_pictures
+from training.datasets import load_dataset
+from training.evaluate import complete_pictures, load_network
+from training.exporting import slim
+from training.kept import kept_branch
+from training.losses import box_iou
+from training.restore import restore
+from training.views import listed_people
+
+log = logging.getLogger("okdhp.train")
+BATCH, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 96, 2e-3, 0.05, 0.05
+MEANS_OVER = 100  # steps that the losses shown are means of
+
+
+class BoxTraining:
+    """A frozen trunk and branch, whose box head alone learns, on regions of `dataset`'s pictures."""
+
+    def __init__(
+        self, trunk: Encoder, branch: PoseBranch, size_hw: tuple[int, int], dataset: Dataset, augment: Augment
+    ) -> None:
+        assert branch.box_head is not None
+        self.head, self.size_hw, self.augment = branch.box_head, size_hw, augment
+        for frozen in (trunk, branch.decoder):
+            fuse(frozen.eval()).requires_grad_(False)
+        self.trunk, self.decoder = trunk, branch.decoder
+        self.pictures, self.listed = dataset.pictures, listed_people(dataset)
+
+    def look(self, looks: Looks, generator: Generator | None = None) -> tuple[Region, Wanted]:
+        """What the head says, and what it should; with a generator in other light, partly covered, mirrored."""
+        maps = crop_maps(looks.boxes, self.size_hw, generator)
+        crops = end_at_floor(self.pictures.sample(looks.picture, maps, self.size_hw).float(), looks.floor, maps)
+        if generator is not None:
+            crops = occlude(photometric(crops, self.augment, generator), self.augment, generator)
+        with torch.no_grad():
+            pyramid = self.decoder.pyramid(self.trunk(crops).features)
+            decoded = self.decoder(pyramid)
+        return self.head(decoded, pyramid), wanted(self.listed, looks, maps, self.size_hw)
+
+    def fit(self, regions: Regions, steps: int, seed: int) -> None:
+        """Train the head for `steps`."""
+        generator = torch.Generator().manual_seed(seed)
+        optimiser = torch.optim.AdamW(self.head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, LEARNING_RATE, total_steps=steps, pct_start=max(WARMUP, 2 / steps)
+        )
+        recent: list[dict[str, float]] = []
+        bar = tqdm(range(steps), "boxes", unit="step", mininterval=0.5)
+        self.head.train()
+        for _ in bar:
+            rows = torch.randint(len(regions), (BATCH,), generator=generator)
+            terms = losses(*self.look(random_looks(regions, rows, generator), generator))
+            optimiser.zero_grad()
+            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+            recent = [*recent[1 - MEANS_OVER :], {name: float(value.detach()) for name, value in terms.items()}]
+            bar.set_postfix({name: f"{np.mean([step[name] for step in recent]):.3f}" for name in terms})
+        self.head.eval()
+
+    @torch.no_grad()
+    def measure(self, regions: Regions) -> dict[str, float]:
+        """On regions as they are: mean IoU with the people they show, before and after; surprise at the fits."""
+        given, mended, fits = [], [], []
+        for rows in torch.split(torch.arange(len(regions)), BATCH):
+            region, target = self.look(plain_looks(regions, rows))
+            near = target.near
+            given.append(box_iou(target.given, target.boxes)[near])
+            mended.append(box_iou(region.boxes.cpu(), target.boxes)[near])
+            fits.append(losses(region, target)["fit"].cpu()[None])
+        measured = {"iou_given": torch.cat(given), "iou_mended": torch.cat(mended), "fit_loss": torch.cat(fits)}
+        return {name: round(float(values.mean()), 4) for name, values in measured.items() if len(values)}
+
+
+def train_boxes(
+    checkpoint: Path, detector: Path, data: Path, out: Path, steps: int, device: torch.device, limit: int | None = None
+) -> dict[str, Any]:
+    """Write `checkpoint`'s kept branch with a box head to `out`, a slim checkpoint; returns what it notes of the head.
+
+    detector: an exported file; the head learns from what that proposes in `data`'s train, but for what the recipe
+    holds out. limit: only so many pictures, for a trial. Raises CheckpointError for a network without the layers that
+    a box head reads, or an `out` that is the checkpoint, and DataError.
+    """
+    if out.resolve() == checkpoint.resolve():
+        raise CheckpointError(f"{out}: is the checkpoint to start from; the result needs a name of its own")
+    content = without_box_head(load_checkpoint(checkpoint))
+    recipe, model = restore(content)
+    kept, stage = kept_branch(recipe, content["history"]), recipe.stages[-1]
+    trunk, branch = model.trunk, model.branches[kept]
+    if not (isinstance(trunk, Encoder) and isinstance(branch, PoseBranch)):
+        raise CheckpointError(
+            f"{checkpoint}: a box head needs a pose student; the network is {recipe.network}, its task {recipe.task}"
+        )
+    size_hw = (stage.height, stage.width)
+    about: dict[str, Any] = {"branch": kept, "size_hw": size_hw, "steps": steps, "detector": sha256(detector)}
+    dataset, network = load_dataset(data, "train", device, limit), load_network(detector)
+    complete, held = complete_pictures(dataset), held_pictures(dataset.image_ids, recipe.holdout)
+    taught, aside = ([index for index in complete if held[index] == which] for which in (False, True))
+    min_score = float(read_card(detector).get("min_score", DetectorNetwork.DEFAULT_MIN_SCORE))
+    regions = with_listed(proposed(network, dataset, taught, min_score), dataset, taught)
+    log.info("%d regions of %d pictures; %d are kept aside", len(regions), len(taught), len(aside))
+    head = branch.add_box_head(size_hw).to(device)
+    training = BoxTraining(trunk.to(device), branch.to(device), size_hw, dataset, recipe.augment)
+    began = time.monotonic()
+    training.fit(regions, steps, recipe.seed)
+    about |= {"hours": round((time.monotonic() - began) / 3600, 2)}
+    if aside:
+        about["held_out"] = training.measure(proposed(network, dataset, aside, min_score))
+    save_checkpoint(out, with_box_head(slim(content, kept), head, about))
+    return about
+
+
+def with_box_head(content: dict[str, Any], head: BoxHead, about: dict[str, Any]) -> dict[str, Any]:
+    """A slim checkpoint's content and a trained head in it, in half precision as the rest."""
+    values = {f"branches.{about['branch']}.box_head.{name}": value.cpu() for name, value in head.state_dict().items()}
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in values.items()}
+    return content | {"ema": content["ema"] | halved, "box_head": about}
+
+
+def without_box_head(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's content without the head that it may have: a new one begins from nothing."""
+    weights = {name: value for name, value in content["ema"].items() if ".box_head." not in name}
+    return {name: value for name, value in content.items() if name != "box_head"} | {"ema": weights}
