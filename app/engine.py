@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tensorrt": {"trt_engine_cache_enable": True, "trt_engine_cache_path": ".cache/tensorrt"},
     "cpu": {},
 }
-ONLY_WHAT_IS_ASKED = onnxruntime.RunOptions()
-ONLY_WHAT_IS_ASKED.only_execute_path_to_fetches = True  # else a network runs whole, whatever is asked of it
 
 
 @dataclass(frozen=True)
@@ -67,29 +64,28 @@ class Engine:
             raise StartError(f"{self.path}: the network fails on a black picture: {error.__cause__}") from error
         return runs[0]
 
-    def run(self, batch: NDArray[Any], outputs: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Outputs by name for `batch` (N, ...), N of any size. Raises ModelError if the network fails.
 
-        outputs: only these, and nothing is computed that they do not need; all by default.
         On a GPU the batch is padded to the next bucket, as each new shape costs a search and allocations there. On the
         CPU a new shape costs nothing and padding would be work for nobody.
         """
         largest = self.buckets[-1]
-        parts = [self._run_part(batch[start : start + largest], outputs) for start in range(0, len(batch), largest)]
+        parts = [self._run_part(batch[start : start + largest]) for start in range(0, len(batch), largest)]
         return (
             parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         )
 
-    def _run_part(self, part: NDArray[Any], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
-        count, names = len(part), list(outputs) or [tensor.name for tensor in self.outputs]
+    def _run_part(self, part: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        count = len(part)
         size = next(bucket for bucket in self.buckets if bucket >= count)
         if size > count and (self.provider != "cpu" or self.inputs[0].shape[0]):
             part = np.concatenate([part, np.zeros((size - count, *part.shape[1:]), part.dtype)])
         try:
-            values = self._session.run(names, {self.inputs[0].name: part}, ONLY_WHAT_IS_ASKED)
+            values = self._session.run(None, {self.inputs[0].name: part})
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise ModelError("the network failed") from error
-        return {name: np.asarray(value)[:count] for name, value in zip(names, values, strict=True)}
+        return {tensor.name: np.asarray(value)[:count] for tensor, value in zip(self.outputs, values, strict=True)}
 
 
 def buckets(max_batch: int) -> tuple[int, ...]:

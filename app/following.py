@@ -41,7 +41,6 @@ class Follower:
             )
             regions = self.tracker.regions(time_s, found.boxes_xyxy, found.scores)
             queue_ms, detect_ms = found.queue_ms, found.run_ms
-        boxes_xyxy = regions.boxes_xyxy.astype(np.float32)
-        poses = await self._pipeline.pose(image, boxes_xyxy, mend=regions.detector_ran, deadline=deadline)
+        poses = await self._pipeline.pose(image, regions.boxes_xyxy.astype(np.float32), deadline=deadline)
         people = self.tracker.update(time_s, image_wh, regions.mended(poses.mended), poses.keypoints, poses.scores)
         return people, {"queue": queue_ms + poses.queue_ms, "detect": detect_ms, "pose": poses.run_ms}

@@ -6,10 +6,9 @@ and heatmaps or SimCC outputs are decoded here. A file that is none of these sto
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,12 +71,9 @@ class Network:
         """The card's version, "unknown" without one."""
         return str(self.card.get("version", "unknown"))
 
-    def outputs(self, images: list[Image], names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-        """Raw outputs for `images`, each (height, width, 3) uint8 RGB of the input's size. Raises ModelError.
-
-        names: only these; all by default.
-        """
-        return self.engine.run(self._batch(images), names)
+    def outputs(self, images: list[Image]) -> dict[str, NDArray[Any]]:
+        """Raw outputs for `images`, each (height, width, 3) uint8 RGB of the input's size. Raises ModelError."""
+        return self.engine.run(self._batch(images))
 
     def _batch(self, images: list[Image]) -> NDArray[Any]:
         batch: NDArray[Any] = np.stack(images)  # (N, H, W, 3)
@@ -86,13 +82,6 @@ class Network:
         if self._channels_first:
             batch = batch.transpose(0, 3, 1, 2)  # (N, 3, H, W)
         return np.ascontiguousarray(batch)
-
-
-class Asked(NamedTuple):
-    """One crop for the pose network; `mend`: whether the box that it was cut by is in question."""
-
-    crop: Image
-    mend: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,14 +134,11 @@ class PoseNetwork(Network):
         """Whether the network also says where in its crop the person's box is."""
         return {*POSE_OUTPUTS, *BOX_OUTPUTS} <= {output.name for output in self.engine.outputs}
 
-    def run(self, crops: list[Image], mend: bool = True) -> list[CropPose]:
-        """One pose per crop. mend: with boxes, if the network has a box head, which otherwise does not run.
-
-        Raises ModelError.
-        """
-        outputs = self.outputs(crops, POSE_OUTPUTS if self.mends_boxes and not mend else ())
+    def run(self, crops: list[Image]) -> list[CropPose]:
+        """One pose per crop. Raises ModelError."""
+        outputs = self.outputs(crops)
         keypoints, scores = self._decode(outputs)
-        regions = [outputs[name].astype(np.float32) for name in BOX_OUTPUTS if self.mends_boxes and mend]
+        regions = [outputs[name].astype(np.float32) for name in BOX_OUTPUTS if self.mends_boxes]
         if not all(np.isfinite(values).all() for values in (keypoints, scores, *regions)):
             raise ModelError("the pose network gave numbers that are not finite")
         scores = scores.clip(0, 1)

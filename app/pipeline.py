@@ -18,7 +18,7 @@ from app.engine import Engine, available_cpus
 from app.errors import DeadlinePassed, Draining, Overloaded, PoseError
 from app.geometry import Floats, Image, Matrix, crop_matrix, invert, letterbox_matrix, transform, warp
 from app.mending import Mended, mended_boxes
-from app.models import Asked, CropPose, DetectorNetwork, Network, PoseNetwork
+from app.models import DetectorNetwork, Network, PoseNetwork
 from app.places import Places
 from app.scoring import distinct, person_scores
 from app.settings import Settings
@@ -27,7 +27,6 @@ from app.skeleton import KEYPOINT_NAMES
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 SMALLEST_BOX_PX = 1.0
 FAILURES_UNTIL_UNREADY = 3
 PROBE_DEADLINE_S = 1.0  # readiness is asked for by those who do not wait long
@@ -47,7 +46,7 @@ class Detections:
 class Poses:
     """Keypoints (N, 17, 2) x, y in picture pixels, perhaps outside the picture; scores (N, 17) in 0..1.
 
-    mended: where it was asked for, of a network with a box head: where that sees the people, and how sure it is.
+    mended: of a network with a box head, where it sees the people it was shown, and how sure it is of that.
     """
 
     keypoints: Floats
@@ -108,7 +107,7 @@ class Pipeline:
         self.pose_network = PoseNetwork(load(settings.pose_model))
         self.detector = DetectorNetwork(load(settings.detector_model))
         self._failures: Counter[str] = Counter()  # of each network, in a row
-        self._pose_batcher = self._batcher(self.pose_network, self._run_poses)
+        self._pose_batcher = self._batcher(self.pose_network, self.pose_network.run)
         self._detect_batcher = self._batcher(self.detector, self.detector.run)
         workers = available_cpus() + 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="picture")
@@ -134,14 +133,11 @@ class Pipeline:
 
     async def probe(self) -> None:
         """Try each failing network on an empty picture: what is unready is sent no work that would show it healed."""
-        empty = {network: np.zeros((*network.size_wh[::-1], 3), np.uint8) for network in self.networks.values()}
-        for network, ask in (
-            (self.detector, partial(self._detect_batcher.submit, empty[self.detector])),
-            (self.pose_network, partial(self._pose_batcher.submit, Asked(empty[self.pose_network]))),
-        ):
+        for network, batcher in ((self.detector, self._detect_batcher), (self.pose_network, self._pose_batcher)):
             if self._failures[network.task] >= FAILURES_UNTIL_UNREADY:
+                empty = np.zeros((*network.size_wh[::-1], 3), np.uint8)
                 with suppress(PoseError, TimeoutError):  # the batch's report counts a failure
-                    await asyncio.wait_for(ask(), PROBE_DEADLINE_S)
+                    await asyncio.wait_for(batcher.submit(empty), PROBE_DEADLINE_S)
 
     @property
     def draining(self) -> bool:
@@ -174,7 +170,7 @@ class Pipeline:
         # the surest is known only with the poses.
         enough = max(least, self.detector.min_score) if options.min_score is None else least
         detections = await self.detect(image, min_score=enough, max_people=self._settings.max_people, deadline=deadline)
-        poses = await self.pose(image, detections.boxes_xyxy, mend=True, deadline=deadline)
+        poses = await self.pose(image, detections.boxes_xyxy, deadline=deadline)
         boxes_xyxy, certain = detections.boxes_xyxy, detections.scores
         if poses.mended is not None:
             boxes_xyxy, certain = poses.mended.boxes_xyxy, certain * poses.mended.fits
@@ -231,12 +227,9 @@ class Pipeline:
         metrics.postprocess_seconds.labels("detector").observe(time.perf_counter() - started)
         return Detections(corners[kept], scores[kept], answers.queued_s * 1e3, answers.ran_s * 1e3)
 
-    async def pose(
-        self, image: Image, boxes_xyxy: Floats, *, mend: bool = False, deadline: float | None = None
-    ) -> Poses:
+    async def pose(self, image: Image, boxes_xyxy: Floats, *, deadline: float | None = None) -> Poses:
         """One pose for each of `boxes_xyxy` (N, 4; x1 < x2, y1 < y2, picture pixels), in their order.
 
-        mend: with `Poses.mended`, if the network has a box head.
         Raises Overloaded, Draining, DeadlinePassed or ModelError.
         """
         if not len(boxes_xyxy):
@@ -246,12 +239,12 @@ class Pipeline:
         to_crops = [crop_matrix(box, size_wh) for box in boxes_xyxy]
         async with before(deadline):
             crops = await self.off_loop(_crops, image, to_crops, size_wh)
-            answers = await self._pose_batcher.submit_all([Asked(crop, mend) for crop in crops], deadline=deadline)
+            answers = await self._pose_batcher.submit_all(crops, deadline=deadline)
         started = time.perf_counter()
         pairs = zip(answers.results, to_crops, strict=True)
         keypoints = np.stack([transform(pose.keypoints, invert(to_crop)) for pose, to_crop in pairs])
         scores = np.stack([pose.scores for pose in answers.results])
-        mended = mended_boxes(boxes_xyxy, answers.results, to_crops, image.shape[1::-1]) if mend else None
+        mended = mended_boxes(boxes_xyxy, answers.results, to_crops, image.shape[1::-1])
         metrics.postprocess_seconds.labels("pose").observe(time.perf_counter() - started)
         return Poses(keypoints, scores, mended, answers.queued_s * 1e3, answers.ran_s * 1e3)
 
@@ -265,10 +258,7 @@ class Pipeline:
     def _left_pool(self) -> None:
         self._in_pool -= 1
 
-    def _run_poses(self, asked: list[Asked]) -> list[CropPose]:
-        return self.pose_network.run([one.crop for one in asked], mend=any(one.mend for one in asked))
-
-    def _batcher(self, network: Network, run: Callable[[list[T]], list[R]]) -> Batcher[T, R]:
+    def _batcher(self, network: Network, run: Callable[[list[Image]], list[R]]) -> Batcher[Image, R]:
         return Batcher(
             run,
             max_batch=self._settings.max_batch,

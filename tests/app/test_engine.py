@@ -7,7 +7,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import tiny
-from onnx import TensorProto
 from serving import picture
 
 from app.engine import Engine, available_cpus, buckets
@@ -78,18 +77,6 @@ def test_a_failing_run_is_our_error_and_the_next_one_works(tiny_models: dict[str
     with pytest.raises(ModelError):
         engine.run(np.zeros((1, 5, 5, 3), np.uint8))
     assert engine.run(np.zeros((1, 64, 48, 3), np.uint8))["keypoints"].shape == (1, 17, 2)
-
-
-def test_what_no_asked_output_needs_is_not_computed(tmp_path: Path) -> None:
-    graph = tiny.Graph()
-    level = graph("ReduceMean", graph("Cast", "crops", to=TensorProto.FLOAT), [1, 2, 3], keepdims=0, name="level")
-    graph("Reshape", level, [7], name="broken")  # fails for any batch but one of seven
-    outputs: list[tuple[str, list[object]]] = [("level", ["N"]), ("broken", [7])]
-    engine = Engine(graph.save(tmp_path / "half.onnx", tiny.bytes_input("crops", 4, 4), outputs), provider="cpu")
-    batch = np.full((2, 4, 4, 3), 9, np.uint8)
-    assert {name: value.tolist() for name, value in engine.run(batch, ["level"]).items()} == {"level": [9, 9]}
-    with pytest.raises(ModelError):
-        engine.run(batch)
 
 
 def test_at_least_one_cpu_is_available() -> None:

@@ -100,27 +100,7 @@ def test_in_a_stream_the_detector_s_word_is_weighed_likewise(mending_models: dic
     assert asyncio.run(use()) == pytest.approx(tiny.POSE_SCORE * tiny.DETECTOR_SCORE * tiny.FIT, rel=1e-5)
 
 
-def test_the_box_head_runs_only_where_a_box_is_in_question(mending_models: dict[str, Path]) -> None:
-    network = PoseNetwork(Engine(mending_models["pose_model"], provider="cpu"))
-    crop = picture(*tiny.CROP_WH, boxes=((10, 10, 30, 50),))
-    (plain,), (mended,) = network.run([crop], mend=False), network.run([crop])
-    assert plain.box_xyxy is None and plain.fit is None
-    assert mended.box_xyxy is not None and mended.box_xyxy.tolist() == [10, 10, 30, 50]
-    assert plain.keypoints.tolist() == mended.keypoints.tolist()
-    assert set(network.outputs([crop], ("scores",))) == {"scores"}
-
-
-def test_who_asks_for_no_mending_gets_none_though_batched_with_who_does(mending_models: dict[str, Path]) -> None:
-    image, boxes = picture(boxes=(PERSON,)), np.array([PERSON], np.float32)
-
-    async def use(pipeline: Pipeline) -> None:
-        asked = await asyncio.gather(pipeline.pose(image, boxes, mend=True), pipeline.pose(image, boxes))
-        assert asked[0].mended is not None and asked[1].mended is None
-
-    with_pipeline(mending_models, use)
-
-
-def test_between_two_looks_of_the_detector_a_stream_mends_nothing(mending_models: dict[str, Path]) -> None:
+def test_between_two_looks_of_the_detector_its_word_stands_as_it_was_weighed(mending_models: dict[str, Path]) -> None:
     image = picture(boxes=(PERSON,))
 
     async def use() -> list[float]:
@@ -133,7 +113,7 @@ def test_between_two_looks_of_the_detector_a_stream_mends_nothing(mending_models
         return [people[0].score for people, _ in frames]
 
     first, *others = asyncio.run(use())
-    assert others == pytest.approx([first, first], rel=1e-5)  # the detector's word stands, weighed once
+    assert others == pytest.approx([first, first], rel=1e-5)  # not weighed again with each frame
 
 
 def test_boxes_of_another_shape_stop_the_start(tmp_path: Path) -> None:
