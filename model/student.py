@@ -127,8 +127,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.own = OwnEncoder(encoder.widths[1], config.own) if config.own.widths else None
         coarse_to_fine = list(reversed(config.own.widths or encoder.widths[1:]))
-        self.channels = (config.out_channels, coarse_to_fine[1], coarse_to_fine[0])  # what a box head sees
-        self.coarsest_stride = 2 ** (len(coarse_to_fine) + 1)
+        self.coarsest_channels, self.coarsest_stride = coarse_to_fine[0], 2 ** (len(coarse_to_fine) + 1)
         self.entry = Projection(coarse_to_fine[0], config.widths[0])
         self.skips = nn.ModuleList()
         self.blocks = nn.ModuleList()
@@ -169,9 +168,8 @@ class PoseBranch(nn.Module):
 
     def add_box_head(self, size_hw: Sequence[int]) -> BoxHead:
         """From now on boxes are corrected, too, in crops of height and width `size_hw`."""
-        decoder = self.decoder
-        cells_hw = [side // decoder.coarsest_stride for side in size_hw]
-        self.box_head = BoxHead(decoder.channels, len(decoder.blocks), cells_hw)
+        cells_hw = [side // self.decoder.coarsest_stride for side in size_hw]
+        self.box_head = BoxHead(self.decoder.coarsest_channels, cells_hw)
         return self.box_head
 
     def leave_to_decoding(self, temperature: float) -> int:
@@ -183,11 +181,10 @@ class PoseBranch(nn.Module):
 
     def forward(self, features: tuple[Tensor, ...]) -> BranchOutput:
         pyramid = self.decoder.pyramid(features)
-        decoded = self.decoder(pyramid)
-        heatmaps = self.head(decoded)
+        heatmaps = self.head(self.decoder(pyramid))
         if self.shuffle > 1:
             heatmaps = F.pixel_shuffle(heatmaps, self.shuffle)
-        return BranchOutput(final=heatmaps, region=self.box_head(decoded, pyramid) if self.box_head else None)
+        return BranchOutput(final=heatmaps, region=self.box_head(pyramid[0]) if self.box_head else None)
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:

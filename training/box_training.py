@@ -66,9 +66,8 @@ class BoxTraining:
         if generator is not None:
             crops = occlude(photometric(crops, self.augment, generator), self.augment, generator)
         with torch.no_grad():
-            pyramid = self.decoder.pyramid(self.trunk(crops).features)
-            decoded = self.decoder(pyramid)
-        return self.head(decoded, pyramid), wanted(self.listed, looks, maps, self.size_hw)
+            features = self.decoder.pyramid(self.trunk(crops).features)[0]
+        return self.head(features), wanted(self.listed, looks, maps, self.size_hw)
 
     def fit(self, regions: Regions, steps: int, seed: int) -> None:
         """Train the head for `steps`."""
@@ -118,29 +117,37 @@ def train_boxes(
         raise CheckpointError(f"{out}: is the checkpoint to start from; the result needs a name of its own")
     content = without_box_head(load_checkpoint(checkpoint))
     recipe, model = restore(content)
-    kept, stage = kept_branch(recipe, content["history"]), recipe.stages[-1]
+    kept, size_hw = kept_branch(recipe, content["history"]), (recipe.stages[-1].height, recipe.stages[-1].width)
     trunk, branch = model.trunk, model.branches[kept]
     if not (isinstance(trunk, Encoder) and isinstance(branch, PoseBranch)):
         raise CheckpointError(
             f"{checkpoint}: a box head needs a pose student; the network is {recipe.network}, its task {recipe.task}"
         )
-    size_hw = (stage.height, stage.width)
-    about: dict[str, Any] = {"branch": kept, "size_hw": size_hw, "steps": steps, "detector": sha256(detector)}
-    dataset, network = load_dataset(data, "train", device, limit), load_network(detector)
-    complete, held = complete_pictures(dataset), held_pictures(dataset.image_ids, recipe.holdout)
-    taught, aside = ([index for index in complete if held[index] == which] for which in (False, True))
-    min_score = float(read_card(detector).get("min_score", DetectorNetwork.DEFAULT_MIN_SCORE))
-    regions = with_listed(proposed(network, dataset, taught, min_score), dataset, taught)
-    log.info("%d regions of %d pictures; %d are kept aside", len(regions), len(taught), len(aside))
+    dataset = load_dataset(data, "train", device, limit)
+    taught, aside = regions_of(detector, dataset, recipe.holdout)
+    torch.manual_seed(recipe.seed)
     head = branch.add_box_head(size_hw).to(device)
-    training = BoxTraining(trunk.to(device), branch.to(device), size_hw, dataset, recipe.augment)
-    began = time.monotonic()
-    training.fit(regions, steps, recipe.seed)
+    training, began = (
+        BoxTraining(trunk.to(device), branch.to(device), size_hw, dataset, recipe.augment),
+        time.monotonic(),
+    )
+    training.fit(taught, steps, recipe.seed)
+    about = {"branch": kept, "size_hw": size_hw, "steps": steps, "detector": sha256(detector)}
     about |= {"hours": round((time.monotonic() - began) / 3600, 2)}
-    if aside:
-        about["held_out"] = training.measure(proposed(network, dataset, aside, min_score))
+    about |= {"held_out": training.measure(aside)} if aside is not None else {}
     save_checkpoint(out, with_box_head(slim(content, kept), head, about))
     return about
+
+
+def regions_of(detector: Path, dataset: Dataset, holdout: float) -> tuple[Regions, Regions | None]:
+    """Regions to learn from, and of the pictures that training holds out, if there are any."""
+    network = load_network(detector)
+    min_score = float(read_card(detector).get("min_score", DetectorNetwork.DEFAULT_MIN_SCORE))
+    complete, held = complete_pictures(dataset), held_pictures(dataset.image_ids, holdout)
+    taught, aside = ([index for index in complete if held[index] == which] for which in (False, True))
+    regions = with_listed(proposed(network, dataset, taught, min_score), dataset, taught)
+    log.info("%d regions of %d pictures; %d pictures are kept aside", len(regions), len(taught), len(aside))
+    return regions, proposed(network, dataset, aside, min_score) if aside else None
 
 
 def with_box_head(content: dict[str, Any], head: BoxHead, about: dict[str, Any]) -> dict[str, Any]:

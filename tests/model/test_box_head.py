@@ -41,14 +41,14 @@ def test_an_untrained_head_answers_the_box_that_the_crop_was_made_of() -> None:
 )
 def test_exported_boxes_equal_torch_in_pixels_of_the_crop(tmp_path: Path, decoder: DecoderConfig) -> None:
     model = lived_in(student(decoder))
-    torch.nn.init.normal_(model.branches["a"].box_head.answer.weight, std=0.005)
+    torch.nn.init.normal_(model.branches["a"].box_head.answer.weight, std=0.05)
     raw = copy.deepcopy(model).eval()
     deployed = deploy(model, "a", "pose", OKS_SIGMAS)
     export_onnx(deployed, SIZE_HW, tmp_path / "pose.onnx")
     pictures = crops(3, SIZE_HW)
     found, expected = both(deployed, tmp_path / "pose.onnx", pictures)
-    for ours, theirs, tolerance in zip(found, expected, (PIXELS, SCORES, PIXELS, SCORES), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=tolerance)
+    np.testing.assert_allclose(found[2], expected[2], atol=PIXELS)
+    np.testing.assert_allclose(found[3], expected[3], atol=SCORES)
     with torch.no_grad():
         region = raw(torch.from_numpy(pictures).permute(0, 3, 1, 2).float()).branches["a"].region
     boxes = region.boxes * torch.tensor([96.0, 128, 96, 128])
