@@ -150,7 +150,7 @@ def train_boxes(
     detector: Annotated[Path, typer.Argument(help="the exported detector it will work with", exists=True)],
     out: Annotated[Path, typer.Argument(help="the checkpoint to write, for okdhp export")],
     data: DataFolder,
-    steps: Annotated[int, typer.Option(min=20, help="batches of 96 places where the detector sees somebody")] = 2000,
+    steps: Annotated[int, typer.Option(min=20, help="batches of 96 places where the detector sees somebody")] = 1200,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="use only so many pictures, for a trial")] = None,
 ) -> None:

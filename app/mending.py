@@ -9,6 +9,9 @@ from app.geometry import Floats, Matrix, invert, transform
 from app.models import CropPose
 
 SMALLEST_SIDE_PX = 1.0
+GOOD_FIT = (
+    0.6  # an IoU; who fits by it is scored as without a box head: one POSE_MIN_SCORE suits both
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,11 @@ class Mended:
 
     boxes_xyxy: Floats
     fits: Floats
+
+    @property
+    def trust(self) -> Floats:
+        """How much (N,) of what the detector says is to be believed, 0..1: all where the box fits by GOOD_FIT."""
+        return np.asarray(np.minimum(self.fits / GOOD_FIT, 1.0), np.float32)
 
 
 def mended_boxes(

@@ -173,7 +173,7 @@ class Pipeline:
         poses = await self.pose(image, detections.boxes_xyxy, deadline=deadline)
         boxes_xyxy, certain = detections.boxes_xyxy, detections.scores
         if poses.mended is not None:
-            boxes_xyxy, certain = poses.mended.boxes_xyxy, certain * poses.mended.fits
+            boxes_xyxy, certain = poses.mended.boxes_xyxy, certain * poses.mended.trust
         scores = person_scores(poses.scores, certain)
         kept = [row for row in distinct(poses.keypoints, scores, boxes_xyxy) if scores[row] >= least]
         kept = kept[: options.max_people]

@@ -44,7 +44,7 @@ class Regions:
             return self
         own = ~np.isnan(self.detector_scores)
         boxes_xyxy = np.where(own[:, None], by.boxes_xyxy, self.boxes_xyxy)
-        return Regions(boxes_xyxy, self.detector_scores * by.fits, self.detector_ran)
+        return Regions(boxes_xyxy, self.detector_scores * by.trust, self.detector_ran)
 
 
 @dataclass(frozen=True)

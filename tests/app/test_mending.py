@@ -12,7 +12,7 @@ from app.engine import Engine
 from app.errors import StartError
 from app.following import Follower
 from app.geometry import crop_matrix
-from app.mending import Mended, mended_boxes
+from app.mending import GOOD_FIT, Mended, mended_boxes
 from app.models import CropPose, PoseNetwork
 from app.pipeline import Options, Pipeline
 from app.scoring import person_scores
@@ -65,9 +65,14 @@ def test_a_network_without_a_box_head_mends_nothing() -> None:
 def test_only_the_detector_s_regions_are_mended() -> None:
     """A track's region is for the tracker to place; nobody asks it how sure the detector was."""
     regions = Regions(GIVEN, np.array([0.5, np.nan]), True)
-    after = regions.mended(Mended(GIVEN + 5, np.array([0.8, 0.1], np.float32)))
+    after = regions.mended(Mended(GIVEN + 5, np.array([0.3, 0.1], np.float32)))
     assert after.boxes_xyxy.tolist() == [(GIVEN[0] + 5).tolist(), GIVEN[1].tolist()]
-    assert after.detector_scores[0] == pytest.approx(0.4) and np.isnan(after.detector_scores[1])
+    assert after.detector_scores[0] == pytest.approx(0.5 * 0.3 / 0.6) and np.isnan(after.detector_scores[1])
+
+
+def test_who_fits_well_is_scored_as_without_a_box_head() -> None:
+    trust = Mended(GIVEN, np.array([GOOD_FIT / 2, 0.9], np.float32)).trust
+    assert trust.tolist() == pytest.approx([0.5, 1.0])
 
 
 def test_a_found_person_has_the_mended_box_and_a_score_weighed_by_its_fit(mending_models: dict[str, Path]) -> None:
@@ -76,7 +81,7 @@ def test_a_found_person_has_the_mended_box_and_a_score_weighed_by_its_fit(mendin
     async def use(pipeline: Pipeline) -> None:
         (found,) = (await pipeline.people(image, Options(1, min_score=0.0))).people
         np.testing.assert_allclose(found.box_xyxy, PERSON, atol=1.5)  # closer than a pixel of the detector's input
-        certain = np.float32([tiny.DETECTOR_SCORE * tiny.FIT])
+        certain = np.float32([tiny.DETECTOR_SCORE * tiny.FIT / GOOD_FIT])
         assert found.score == pytest.approx(person_scores(found.keypoint_scores[None], certain)[0], rel=1e-5)
         given = np.array([[5, 5, 60, 80]], np.float32)
         (asked,) = (await pipeline.people(image, Options(1, boxes_xyxy=given))).people
@@ -97,7 +102,7 @@ def test_in_a_stream_the_detector_s_word_is_weighed_likewise(mending_models: dic
         np.testing.assert_allclose(person.box_xyxy, PERSON, atol=1.5)
         return person.score
 
-    assert asyncio.run(use()) == pytest.approx(tiny.POSE_SCORE * tiny.DETECTOR_SCORE * tiny.FIT, rel=1e-5)
+    assert asyncio.run(use()) == pytest.approx(tiny.POSE_SCORE * tiny.DETECTOR_SCORE * tiny.FIT / GOOD_FIT, rel=1e-5)
 
 
 def test_between_two_looks_of_the_detector_its_word_stands_as_it_was_weighed(mending_models: dict[str, Path]) -> None:
