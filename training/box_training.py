@@ -38,7 +38,7 @@ from training.evaluate import complete_pictures, load_network
 from training.exporting import slim
 from training.kept import kept_branch
 from training.losses import box_iou
-from training.restore import restore
+from training.restore import restore, without_box_head
 from training.views import listed_people
 
 log = logging.getLogger("okdhp.train")
@@ -155,9 +155,3 @@ def with_box_head(content: dict[str, Any], head: BoxHead, about: dict[str, Any])
     values = {f"branches.{about['branch']}.box_head.{name}": value.cpu() for name, value in head.state_dict().items()}
     halved = {name: value.half() if value.is_floating_point() else value for name, value in values.items()}
     return content | {"ema": content["ema"] | halved, "box_head": about}
-
-
-def without_box_head(content: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's content without the head that it may have: a new one begins from nothing."""
-    weights = {name: value for name, value in content["ema"].items() if ".box_head." not in name}
-    return {name: value for name, value in content.items() if name != "box_head"} | {"ema": weights}

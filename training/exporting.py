@@ -53,6 +53,10 @@ def run_export(
     last = recipe.stages[-1]
     size_hw = size_hw or (last.height, last.width)
     dataclasses.replace(recipe, stages=(dataclasses.replace(last, height=size_hw[0], width=size_hw[1]),))  # checks it
+    head = content.get("box_head")
+    if head and tuple(head["size_hw"]) != size_hw:
+        height, width = head["size_hw"]
+        raise DataError(f"{checkpoint}: its box head sees crops of {height}x{width}, not of {size_hw[0]}x{size_hw[1]}")
     val = load_dataset(data, "val") if data is not None else None
     kept = branch or kept_branch(recipe, content["history"])
     held = _held_out(data, recipe.holdout) if data is not None else None
@@ -72,8 +76,8 @@ def run_export(
         "scores": {},
         "recipe": dataclasses.asdict(recipe),
     }
-    if content.get("box_head", {}).get("branch") == kept:
-        card["box_head"] = content["box_head"]
+    if head:
+        card["box_head"] = head
     if half:
         card["precision"] = "float16 weights"
     if recipe.task == "detector" and held is not None:

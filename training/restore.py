@@ -31,3 +31,9 @@ def restore(content: dict[str, Any]) -> tuple[Recipe, OKDHP]:
         branch.add_box_head(about["size_hw"])
     model.load_state_dict(content["ema"])
     return recipe, model
+
+
+def without_box_head(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's content without the box head that it may have, which sees inputs of one size alone."""
+    weights = {name: value for name, value in content["ema"].items() if ".box_head." not in name}
+    return {name: value for name, value in content.items() if name != "box_head"} | {"ema": weights}

@@ -1,5 +1,6 @@
 """A box head's way from a finished student to the deployed file, through the command line, on drawn people."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ import tiny
 import torch
 from commandline import okdhp
 from drawn import write_folder
+from small_runs import POSE
 from typer.testing import CliRunner
 
 from app.cli import app
 from training.checkpoint import load_checkpoint
+from training.config import Stage
 from training.evaluate import load_network
+from training.teacher import load_teacher
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
-POSE = """name = "mending"
+RECIPE = """name = "mending"
 task = "pose"
 kept = "a"
 holdout = 0.2
@@ -43,7 +47,7 @@ def mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with people, a detector.onnx, pose/last.pt, and boxed.pt and boxed.onnx that came of them."""
     folder = tmp_path_factory.mktemp("mended")
     data = write_folder(folder / "people", 60)
-    (folder / "pose.toml").write_text(POSE)
+    (folder / "pose.toml").write_text(RECIPE)
     okdhp("train", folder / "pose.toml", "--data", data, "--out", folder / "pose", "--amp", "off")
     okdhp("export", folder / "pose" / "last.pt", folder / "pose.onnx")
     tiny.make_fixed_detector(folder / "detector.onnx", 96, PLACES)
@@ -93,6 +97,18 @@ def test_training_may_go_on_from_it_and_a_new_head_replaces_the_old(mended: Path
     same = {name for name in old if torch.equal(old[name], new[name])}
     assert {name for name in old if ".box_head." not in name} <= same
     assert "branches.a.box_head.answer.weight" not in same
+
+
+def test_it_teaches_others_whatever_size_they_see(mended: Path) -> None:
+    student = dataclasses.replace(POSE, distillation="teacher", fau="mean", stages=(Stage(1, 64, 96, batch=4),))
+    teacher = load_teacher(mended / "boxed.pt", student, torch.device("cpu"))
+    assert teacher.heatmaps(torch.zeros(1, 3, 64, 96)).shape == (1, 17, 16, 24)
+
+
+def test_it_is_exported_at_its_own_size_alone(mended: Path, tmp_path: Path) -> None:
+    arguments = ["export", str(mended / "boxed.pt"), str(tmp_path / "x.onnx"), "--size", "64x96"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and "its box head sees crops of 96x64, not of 64x96" in result.output.replace("\n", "")
 
 
 @pytest.mark.parametrize(
