@@ -9,7 +9,7 @@ from app.geometry import Floats, Matrix, invert, transform
 from app.models import CropPose
 
 SMALLEST_SIDE_PX = 1.0
-GOOD_FIT = 0.6  # an IoU; who fits by it is scored as without a box head, and one POSE_MIN_SCORE suits both
+GOOD_FIT = 0.7  # an IoU; who fits by it is scored as without a box head, and one POSE_MIN_SCORE suits both
 
 
 @dataclass(frozen=True)
