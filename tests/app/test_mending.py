@@ -67,7 +67,7 @@ def test_only_the_detector_s_regions_are_mended() -> None:
     regions = Regions(GIVEN, np.array([0.5, np.nan]), True)
     after = regions.mended(Mended(GIVEN + 5, np.array([0.3, 0.1], np.float32)))
     assert after.boxes_xyxy.tolist() == [(GIVEN[0] + 5).tolist(), GIVEN[1].tolist()]
-    assert after.detector_scores[0] == pytest.approx(0.5 * 0.3 / 0.6) and np.isnan(after.detector_scores[1])
+    assert after.detector_scores[0] == pytest.approx(0.5 * 0.3 / GOOD_FIT) and np.isnan(after.detector_scores[1])
 
 
 def test_who_fits_well_is_scored_as_without_a_box_head() -> None:

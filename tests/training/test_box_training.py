@@ -70,7 +70,8 @@ def test_the_deployed_file_answers_boxes_beside_the_same_poses(mended: Path) -> 
     crops = [np.random.default_rng(seed).integers(0, 255, (96, 64, 3), dtype=np.uint8) for seed in range(3)]
     keypoints, scores, boxes, fit = load_network(mended / "boxed.onnx").run(crops)
     before, _ = load_network(mended / "pose.onnx").run(crops)
-    np.testing.assert_allclose(keypoints, before, atol=1.0)  # its weights were halved once
+    apart = np.abs(keypoints - before).max(-1)  # its weights were halved once: peaks as high as another change places
+    assert (apart < 0.1).mean() > 0.95
     assert scores.shape == (3, 17) and boxes.shape == (3, 4) and fit.shape == (3,)
     assert ((fit > 0) & (fit < 1)).all()
 
