@@ -38,6 +38,7 @@ from training.evaluate import complete_pictures, load_network
 from training.exporting import slim
 from training.kept import kept_branch
 from training.losses import box_iou
+from training.pictures import DataError
 from training.restore import restore, without_box_head
 from training.views import listed_people
 
@@ -56,6 +57,8 @@ class BoxTraining:
         self.head, self.size_hw, self.augment = branch.box_head, size_hw, augment
         for frozen in (trunk, branch.decoder):
             fuse(frozen.eval()).requires_grad_(False)
+        for part in (trunk, branch):  # not before: fused layers are made on the CPU
+            part.to(dataset.pictures.device)
         self.trunk, self.decoder = trunk, branch.decoder
         self.pictures, self.listed = dataset.pictures, listed_people(dataset)
 
@@ -126,11 +129,9 @@ def train_boxes(
     dataset = load_dataset(data, "train", device, limit)
     taught, aside = regions_of(detector, dataset, recipe.holdout)
     torch.manual_seed(recipe.seed)
-    head = branch.add_box_head(size_hw).to(device)
-    training, began = (
-        BoxTraining(trunk.to(device), branch.to(device), size_hw, dataset, recipe.augment),
-        time.monotonic(),
-    )
+    head = branch.add_box_head(size_hw)
+    training = BoxTraining(trunk, branch, size_hw, dataset, recipe.augment)
+    began = time.monotonic()
     training.fit(taught, steps, recipe.seed)
     about = {"branch": kept, "size_hw": size_hw, "steps": steps, "detector": sha256(detector)}
     about |= {"hours": round((time.monotonic() - began) / 3600, 2)}
@@ -140,14 +141,17 @@ def train_boxes(
 
 
 def regions_of(detector: Path, dataset: Dataset, holdout: float) -> tuple[Regions, Regions | None]:
-    """Regions to learn from, and of the pictures that training holds out, if there are any."""
+    """Regions to learn from, and of the pictures that training holds out, if there are any; DataError without any."""
     network = load_network(detector)
     min_score = float(read_card(detector).get("min_score", DetectorNetwork.DEFAULT_MIN_SCORE))
     complete, held = complete_pictures(dataset), held_pictures(dataset.image_ids, holdout)
     taught, aside = ([index for index in complete if held[index] == which] for which in (False, True))
     regions = with_listed(proposed(network, dataset, taught, min_score), dataset, taught)
     log.info("%d regions of %d pictures; %d pictures are kept aside", len(regions), len(taught), len(aside))
-    return regions, proposed(network, dataset, aside, min_score) if aside else None
+    try:
+        return regions, proposed(network, dataset, aside, min_score)
+    except DataError:  # nobody to measure on
+        return regions, None
 
 
 def with_box_head(content: dict[str, Any], head: BoxHead, about: dict[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,11 @@ def test_a_found_person_has_the_mended_box_and_a_score_weighed_by_its_fit(mendin
 
     async def use(pipeline: Pipeline) -> None:
         (found,) = (await pipeline.people(image, Options(1, min_score=0.0))).people
-        np.testing.assert_allclose(found.box_xyxy, PERSON, atol=1.5)  # closer than a pixel of the detector's input
+        detected = (await pipeline.detect(image, max_people=1)).boxes_xyxy
+        mended = (await pipeline.pose(image, detected)).mended
+        assert mended is not None
+        assert found.box_xyxy.tolist() == mended.boxes_xyxy[0].tolist() != detected[0].tolist()
+        np.testing.assert_allclose(found.box_xyxy, PERSON, atol=1.5)
         certain = np.float32([tiny.DETECTOR_SCORE * tiny.FIT / GOOD_FIT])
         assert found.score == pytest.approx(person_scores(found.keypoint_scores[None], certain)[0], rel=1e-5)
         given = np.array([[5, 5, 60, 80]], np.float32)

@@ -101,9 +101,9 @@ def test_training_may_go_on_from_it_and_a_new_head_replaces_the_old(mended: Path
 
 
 def test_it_teaches_others_whatever_size_they_see(mended: Path) -> None:
-    student = dataclasses.replace(POSE, distillation="teacher", fau="mean", stages=(Stage(1, 64, 96, batch=4),))
+    student = dataclasses.replace(POSE, distillation="teacher", fau="mean", stages=(Stage(1, 96, 96, batch=4),))
     teacher = load_teacher(mended / "boxed.pt", student, torch.device("cpu"))
-    assert teacher.heatmaps(torch.zeros(1, 3, 64, 96)).shape == (1, 17, 16, 24)
+    assert teacher.heatmaps(torch.zeros(1, 3, 96, 96)).shape == (1, 17, 24, 24)
 
 
 def test_it_is_exported_at_its_own_size_alone(mended: Path, tmp_path: Path) -> None:
