@@ -15,8 +15,8 @@ class BoxHead(nn.Module):
     """The encoder's coarsest features (B, channels, *cells_hw) -> Region.
 
     The second stage of a two-stage detector on features that the poses need anyway (Cai and Vasconcelos, "Cascade
-    R-CNN", CVPR 2018); the box is scored by how well it will fit (Jiang et al., "IoU-Net", ECCV 2018). The coarsest
-    features alone do: the decoder's beside them brought no closer boxes (docs/experiments.md).
+    R-CNN", CVPR 2018); the box is scored by how well it will fit (Jiang et al., "IoU-Net", ECCV 2018). Finer
+    features beside the coarsest bring somewhat closer boxes, for several times the cost (docs/experiments.md).
     """
 
     def __init__(self, channels: int, cells_hw: Sequence[int]) -> None:
