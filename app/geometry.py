@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CROP_PADDING = 1.25  # the crop is this much larger than the person's box: room for limbs outside a tight box
+SMALLEST_BOX_PX = 1.0  # a found person's box has no shorter side
 BORDER_GREY = 114  # what lies outside the picture, in training and in serving alike
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.geometry import Floats, Matrix, invert, transform
+from app.geometry import SMALLEST_BOX_PX, Floats, Matrix, invert, transform
 from app.models import CropPose
 
-SMALLEST_SIDE_PX = 1.0
 GOOD_FIT = 0.7  # an IoU; who fits by it is scored as without a box head, and one POSE_MIN_SCORE suits both
 
 
@@ -40,5 +39,5 @@ def mended_boxes(
         return None
     corners = [transform(box.reshape(2, 2), invert(to_crop)) for box, to_crop in zip(own, to_crops, strict=True)]
     boxes = np.stack(corners).reshape(-1, 4).clip(0, np.array([*image_wh, *image_wh], np.float32))
-    whole = ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_SIDE_PX).all(-1, keepdims=True)
+    whole = ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_BOX_PX).all(-1, keepdims=True)
     return Mended(np.where(whole, boxes, boxes_xyxy), np.array([pose.fit for pose in poses], np.float32))

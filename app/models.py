@@ -125,20 +125,19 @@ class PoseNetwork(Network):
             raise StartError(
                 f"{self.engine.path}: {COUNT} keypoints are needed, this network gives {keypoints.shape[1:]}"
             )
-        if self.mends_boxes and (outputs["boxes"].shape[1:] != (4,) or outputs["fit"].ndim != 1):
+        if self._has_box_head(outputs) and (outputs["boxes"].shape[1:] != (4,) or outputs["fit"].ndim != 1):
             shapes = f"boxes {outputs['boxes'].shape} and fit {outputs['fit'].shape}"
             raise StartError(f"{self.engine.path}: a box head gives boxes (N, 4) and fit (N,), this one {shapes}")
 
-    @property
-    def mends_boxes(self) -> bool:
-        """Whether the network also says where in its crop the person's box is."""
-        return {*POSE_OUTPUTS, *BOX_OUTPUTS} <= {output.name for output in self.engine.outputs}
+    @staticmethod
+    def _has_box_head(outputs: dict[str, NDArray[Any]]) -> bool:
+        return {*POSE_OUTPUTS, *BOX_OUTPUTS} <= outputs.keys()
 
     def run(self, crops: list[Image]) -> list[CropPose]:
         """One pose per crop. Raises ModelError."""
         outputs = self.outputs(crops)
         keypoints, scores = self._decode(outputs)
-        regions = [outputs[name].astype(np.float32) for name in BOX_OUTPUTS if self.mends_boxes]
+        regions = [outputs[name].astype(np.float32) for name in BOX_OUTPUTS] if self._has_box_head(outputs) else []
         if not all(np.isfinite(values).all() for values in (keypoints, scores, *regions)):
             raise ModelError("the pose network gave numbers that are not finite")
         scores = scores.clip(0, 1)

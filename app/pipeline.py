@@ -16,7 +16,7 @@ from app import images, metrics
 from app.batcher import Batcher, BatchReport
 from app.engine import Engine, available_cpus
 from app.errors import DeadlinePassed, Draining, Overloaded, PoseError
-from app.geometry import Floats, Image, Matrix, crop_matrix, invert, letterbox_matrix, transform, warp
+from app.geometry import SMALLEST_BOX_PX, Floats, Image, Matrix, crop_matrix, invert, letterbox_matrix, transform, warp
 from app.mending import Mended, mended_boxes
 from app.models import DetectorNetwork, Network, PoseNetwork
 from app.places import Places
@@ -27,7 +27,6 @@ from app.skeleton import KEYPOINT_NAMES
 
 P = ParamSpec("P")
 R = TypeVar("R")
-SMALLEST_BOX_PX = 1.0
 FAILURES_UNTIL_UNREADY = 3
 PROBE_DEADLINE_S = 1.0  # readiness is asked for by those who do not wait long
 

@@ -10,10 +10,10 @@ from torch import Generator, Tensor
 
 from app.geometry import BORDER_GREY
 from model.outputs import Region
-from training.augment import random_matrices, uniform
+from training.augment import crop_matrices, random_matrices, uniform
 from training.data import Dataset
 from training.evaluate import Network, find_people
-from training.losses import box_iou, giou_loss
+from training.losses import box_iou, giou_loss, overlap_and_union
 from training.pictures import DataError
 from training.views import Listed, transform_boxes
 
@@ -112,8 +112,9 @@ def end_at_floor(crops: Tensor, floor: Tensor, maps: Tensor) -> Tensor:
 
 def crop_maps(boxes: Tensor, size_hw: tuple[int, int], generator: Generator | None = None) -> Tensor:
     """Maps (B, 2, 3) of the crops around `boxes` (B, 4), with a generator half of them mirrored."""
-    none = torch.zeros(len(boxes), dtype=torch.float64)
-    mirrored = uniform(generator, len(boxes), 0, 1) < 0.5 if generator is not None else none.bool()
+    if generator is None:
+        return crop_matrices(boxes, size_hw)
+    none, mirrored = torch.zeros(len(boxes), dtype=torch.float64), uniform(generator, len(boxes), 0, 1) < 0.5
     return random_matrices(boxes, size_hw, none + 1, none, none, none, mirrored)
 
 
@@ -122,11 +123,10 @@ def wanted(listed: Listed, looks: Looks, maps: Tensor, size_hw: tuple[int, int])
     picture, boxes = looks.picture, looks.boxes
     people, crowds = above(listed.boxes[picture], looks.floor[:, None]), listed.ignored[picture]
     valid = listed.valid[picture] & (people[..., 3] > people[..., 1])
-    overlap = torch.where(valid, box_iou(boxes[:, None], people), 0.0)  # (B, N)
-    best, whose = overlap.max(1)
-    shared = torch.minimum(boxes[:, None, 2:], people[..., 2:]) - torch.maximum(boxes[:, None, :2], people[..., :2])
+    shared, union = overlap_and_union(boxes[:, None], people)  # (B, N)
+    best, whose = torch.where(valid, shared / union.clamp_min(1e-6), 0.0).max(1)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1, keepdim=True)
-    crowded = (shared.clamp_min(0).prod(2) > IN_CROWD * area) & crowds
+    crowded = (shared > IN_CROWD * area) & crowds
     near = best >= NEAR_IOU
     both = torch.stack([people[torch.arange(len(boxes)), whose], boxes], 1)
     own, given = (transform_boxes(both, maps) / torch.tensor([size_hw[1], size_hw[0]] * 2)).unbind(1)

@@ -44,19 +44,11 @@ def run_export(
     Raises RecipeError for a size that cannot be, and DataError for an `out` whose card or slim checkpoint would be
     written over something else.
     """
-    if out.suffix in (".pt", ".json"):
-        raise DataError(f"{out}: card and checkpoint lie beside the file with these endings; call it {out.stem}.onnx")
     content = load_checkpoint(checkpoint)
-    if content["model"] and out.with_suffix(".pt").resolve() == checkpoint.resolve():
-        raise DataError(f"{out}: its slim checkpoint would replace {checkpoint}; choose another name or folder")
+    _check_names(checkpoint, out, content)
     recipe, model = restore(content)
-    last = recipe.stages[-1]
-    size_hw = size_hw or (last.height, last.width)
-    dataclasses.replace(recipe, stages=(dataclasses.replace(last, height=size_hw[0], width=size_hw[1]),))  # checks it
-    head = content.get("box_head")
-    if head and tuple(head["size_hw"]) != size_hw:
-        height, width = head["size_hw"]
-        raise DataError(f"{checkpoint}: its box head sees crops of {height}x{width}, not of {size_hw[0]}x{size_hw[1]}")
+    size_hw = size_hw or (recipe.stages[-1].height, recipe.stages[-1].width)
+    _check_size(checkpoint, content, recipe, size_hw)
     val = load_dataset(data, "val") if data is not None else None
     kept = branch or kept_branch(recipe, content["history"])
     held = _held_out(data, recipe.holdout) if data is not None else None
@@ -76,8 +68,8 @@ def run_export(
         "scores": {},
         "recipe": dataclasses.asdict(recipe),
     }
-    if head:
-        card["box_head"] = head
+    if "box_head" in content:
+        card["box_head"] = content["box_head"]
     if half:
         card["precision"] = "float16 weights"
     if recipe.task == "detector" and held is not None:
@@ -87,6 +79,22 @@ def run_export(
     out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
     save_checkpoint(out.with_suffix(".pt"), slim(content, kept))
     return card
+
+
+def _check_names(checkpoint: Path, out: Path, content: dict[str, Any]) -> None:
+    if out.suffix in (".pt", ".json"):
+        raise DataError(f"{out}: card and checkpoint lie beside the file with these endings; call it {out.stem}.onnx")
+    if content["model"] and out.with_suffix(".pt").resolve() == checkpoint.resolve():
+        raise DataError(f"{out}: its slim checkpoint would replace {checkpoint}; choose another name or folder")
+
+
+def _check_size(checkpoint: Path, content: dict[str, Any], recipe: Recipe, size_hw: tuple[int, int]) -> None:
+    """A recipe refuses sizes that its network cannot see, and a box head has one size alone."""
+    height, width = size_hw
+    dataclasses.replace(recipe, stages=(dataclasses.replace(recipe.stages[-1], height=height, width=width),))
+    own = content.get("box_head", {}).get("size_hw", size_hw)
+    if tuple(own) != size_hw:
+        raise DataError(f"{checkpoint}: its box head sees crops of {own[0]}x{own[1]}, not of {height}x{width}")
 
 
 def _deployed_file(path: Path, size_hw: tuple[int, int], task: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Boxes mended by the pose network: from crop pixels to the picture's, and what they do to what the detector said."""
 
-import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from app.pipeline import Options, Pipeline
 from app.scoring import person_scores
 from app.settings import Settings
 from app.sightings import Regions
+from app.tracking import TrackedPerson
 
 CROP_WH = (48, 64)
 GIVEN = np.array([[10, 20, 40, 60], [30, 10, 60, 90]], np.float32)
@@ -94,34 +94,25 @@ def test_a_found_person_has_the_mended_box_and_a_score_weighed_by_its_fit(mendin
     with_pipeline(mending_models, use)
 
 
+def followed(models: dict[str, Path], frames: int) -> list[TrackedPerson]:
+    """The one person of a still picture, in each of a stream's `frames`; the detector sees the first."""
+    settings = Settings(provider="cpu", min_score=0.0, **models)  # type: ignore[arg-type]
+
+    async def use(pipeline: Pipeline) -> list[TrackedPerson]:
+        follower, image = Follower(pipeline, settings), picture(boxes=(PERSON,))
+        return [(await follower.people(image, index / 30))[0][0] for index in range(frames)]
+
+    return with_pipeline(models, use)
+
+
 def test_in_a_stream_the_detector_s_word_is_weighed_likewise(mending_models: dict[str, Path]) -> None:
-    image = picture(boxes=(PERSON,))
-
-    async def use() -> float:
-        settings = Settings(provider="cpu", min_score=0.0, **mending_models)  # type: ignore[arg-type]
-        pipeline = Pipeline(settings)
-        await pipeline.warm()
-        (person,), _ = await Follower(pipeline, settings).people(image, 0.0)
-        await pipeline.close()
-        np.testing.assert_allclose(person.box_xyxy, PERSON, atol=1.5)
-        return person.score
-
-    assert asyncio.run(use()) == pytest.approx(tiny.POSE_SCORE * tiny.DETECTOR_SCORE * tiny.FIT / GOOD_FIT, rel=1e-5)
+    (person,) = followed(mending_models, frames=1)
+    np.testing.assert_allclose(person.box_xyxy, PERSON, atol=1.5)
+    assert person.score == pytest.approx(tiny.POSE_SCORE * tiny.DETECTOR_SCORE * tiny.FIT / GOOD_FIT, rel=1e-5)
 
 
 def test_between_two_looks_of_the_detector_its_word_stands_as_it_was_weighed(mending_models: dict[str, Path]) -> None:
-    image = picture(boxes=(PERSON,))
-
-    async def use() -> list[float]:
-        settings = Settings(provider="cpu", min_score=0.0, **mending_models)  # type: ignore[arg-type]
-        pipeline = Pipeline(settings)
-        await pipeline.warm()
-        follower = Follower(pipeline, settings)
-        frames = [await follower.people(image, index / 30) for index in range(3)]
-        await pipeline.close()
-        return [people[0].score for people, _ in frames]
-
-    first, *others = asyncio.run(use())
+    first, *others = (person.score for person in followed(mending_models, frames=3))
     assert others == pytest.approx([first, first], rel=1e-5)  # not weighed again with each frame
 
 

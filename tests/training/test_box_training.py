@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from commandline import okdhp
+from commandline import TINY_RECIPE, okdhp
 from drawn import write_folder
 from small_runs import POSE
 from typer.testing import CliRunner
@@ -21,23 +21,6 @@ from training.evaluate import load_network
 from training.teacher import load_teacher
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
-RECIPE = """name = "mending"
-task = "pose"
-kept = "a"
-holdout = 0.2
-[encoder]
-widths = [8, 16, 16, 24, 32]
-depths = [0, 0, 0, 0, 0]
-[[stages]]
-epochs = 6
-height = 96
-width = 64
-batch = 8
-[[branches]]
-name = "a"
-widths = [16, 16]
-shuffle = 2
-"""
 # About where the drawn people are in a letterboxed picture, and once where nobody is.
 PLACES = [(10.0, 15.0, 40.0, 66.0), (50.0, 20.0, 80.0, 76.0), (22.0, 8.0, 44.0, 50.0), (60.0, 60.0, 80.0, 90.0)]
 
@@ -47,7 +30,7 @@ def mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with people, a detector.onnx, pose/last.pt, and boxed.pt and boxed.onnx that came of them."""
     folder = tmp_path_factory.mktemp("mended")
     data = write_folder(folder / "people", 60)
-    (folder / "pose.toml").write_text(RECIPE)
+    (folder / "pose.toml").write_text(TINY_RECIPE.replace("TASK", "pose").replace("KEPT", "a"))
     okdhp("train", folder / "pose.toml", "--data", data, "--out", folder / "pose", "--amp", "off")
     okdhp("export", folder / "pose" / "last.pt", folder / "pose.onnx")
     tiny.make_fixed_detector(folder / "detector.onnx", 96, PLACES)
@@ -59,7 +42,7 @@ def mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_people_held_out_get_better_boxes(mended: Path) -> None:
     noted = load_checkpoint(mended / "boxed.pt")["box_head"]
-    assert (noted["branch"], tuple(noted["size_hw"]), noted["steps"]) == ("a", (96, 64), 60)
+    assert (noted["branch"], tuple(noted["size_hw"]), noted["steps"]) == ("a", (96, 96), 60)
     held_out = noted["held_out"]
     assert held_out["iou_given"] < 0.9 and held_out["iou_mended"] > held_out["iou_given"] + 0.05
     card: dict[str, Any] = json.loads((mended / "boxed.json").read_text())
@@ -67,7 +50,7 @@ def test_people_held_out_get_better_boxes(mended: Path) -> None:
 
 
 def test_the_deployed_file_answers_boxes_beside_the_same_poses(mended: Path) -> None:
-    crops = [np.random.default_rng(seed).integers(0, 255, (96, 64, 3), dtype=np.uint8) for seed in range(3)]
+    crops = [np.random.default_rng(seed).integers(0, 255, (96, 96, 3), dtype=np.uint8) for seed in range(3)]
     keypoints, scores, boxes, fit = load_network(mended / "boxed.onnx").run(crops)
     before, _ = load_network(mended / "pose.onnx").run(crops)
     apart = np.abs(keypoints - before).max(-1)  # its weights were halved once: peaks as high as another change places
@@ -101,15 +84,15 @@ def test_training_may_go_on_from_it_and_a_new_head_replaces_the_old(mended: Path
 
 
 def test_it_teaches_others_whatever_size_they_see(mended: Path) -> None:
-    student = dataclasses.replace(POSE, distillation="teacher", fau="mean", stages=(Stage(1, 96, 96, batch=4),))
+    student = dataclasses.replace(POSE, distillation="teacher", fau="mean", stages=(Stage(1, 64, 64, batch=4),))
     teacher = load_teacher(mended / "boxed.pt", student, torch.device("cpu"))
-    assert teacher.heatmaps(torch.zeros(1, 3, 96, 96)).shape == (1, 17, 24, 24)
+    assert teacher.heatmaps(torch.zeros(1, 3, 64, 64)).shape == (1, 17, 8, 8)
 
 
 def test_it_is_exported_at_its_own_size_alone(mended: Path, tmp_path: Path) -> None:
     arguments = ["export", str(mended / "boxed.pt"), str(tmp_path / "x.onnx"), "--size", "64x96"]
     result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 2 and "its box head sees crops of 96x64, not of 64x96" in result.output.replace("\n", "")
+    assert result.exit_code == 2 and "its box head sees crops of 96x96, not of 64x96" in result.output.replace("\n", "")
 
 
 @pytest.mark.parametrize(
