@@ -136,11 +136,14 @@ def train(
         str, typer.Option(help="decoded once and kept in memory, or on demand from files: auto, memory or files")
     ] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="speed the network up by torch.compile")] = False,
+    detector: Annotated[
+        Path | None, typer.Option(help="an exported detector, whose boxes a recipe with region_share learns to mend")
+    ] = None,
 ) -> None:
     """Train a pose student or a person detector with online knowledge distillation."""
     commands = _commands()
     with _one_line_errors():
-        options = (device, amp, init, max_hours, limit, teacher, pictures, compiled)
+        options = (device, amp, init, max_hours, limit, teacher, pictures, compiled, detector)
         typer.echo(commands.run_training(recipe, data, out, *options))
 
 

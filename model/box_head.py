@@ -30,4 +30,4 @@ class BoxHead(nn.Module):
 
     def forward(self, features: Tensor) -> Region:
         answer = self.answer(self.hidden(self.coarse(features).flatten(1)))
-        return Region(answer[:, :4], answer[:, 4])
+        return Region(answer[:, :4].float(), answer[:, 4].float())

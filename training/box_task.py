@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -11,15 +10,12 @@ from torch import Generator, Tensor
 from app.geometry import BORDER_GREY
 from model.outputs import Region
 from training.augment import crop_matrices, random_matrices, uniform
-from training.data import Dataset
-from training.evaluate import Network, find_people
+from training.distributed import group_mean
 from training.losses import box_iou, giou_loss, overlap_and_union
-from training.pictures import DataError
 from training.views import Listed, transform_boxes
 
 NEAR_IOU = 0.3  # a region that overlaps a listed person by less shows nobody in particular
 IN_CROWD = 0.5  # share of a region in a crowd from which it is neither right nor wrong
-SMALLEST_PX = 2.0
 CUT, CUT_AT = 0.15, (0.35, 0.9)  # share of regions that end early, as a webcam's picture does, and where
 JITTER, LISTED_JITTER = 0.05, 0.12  # of a region's sides: a detector's boxes err by themselves, listed ones do not
 
@@ -39,37 +35,15 @@ class Regions:
 class Wanted(NamedTuple):
     """What is to be said of B regions: boxes (B, 4) in parts of the crop, of those `near` (B,) somebody listed.
 
-    given: (B, 4) the regions themselves. counts (B,): whose fit is known, those in crowds are not.
+    given: (B, 4) the regions themselves. counts (B,): whose fit is known, those in crowds are not. person (B,) who is
+    nearest, by row in the dataset.
     """
 
     boxes: Tensor
     near: Tensor
     given: Tensor
     counts: Tensor
-
-
-def proposed(network: Network, dataset: Dataset, pictures: list[int], min_score: float) -> Regions:
-    """What the detector finds in `pictures` with at least `min_score`. Raises DataError where that is nothing."""
-    owners, boxes = [], []
-    for index, (found, scores) in zip(pictures, find_people(network, dataset, pictures), strict=True):
-        width, height = dataset.pictures.size_wh[index].tolist()
-        inside = found.clip(0, [width, height, width, height])
-        kept = (scores >= min_score) & ((inside[:, 2:] - inside[:, :2]) >= SMALLEST_PX).all(1)
-        owners += [index] * int(kept.sum())
-        boxes.append(inside[kept])
-    if not owners:
-        raise DataError(f"the detector finds nobody of score {min_score:g} in {len(pictures)} pictures")
-    corners = torch.from_numpy(np.concatenate(boxes).astype(np.float32))
-    return Regions(torch.tensor(owners), corners, torch.full((len(owners),), JITTER))
-
-
-def with_listed(regions: Regions, dataset: Dataset, pictures: list[int]) -> Regions:
-    """`regions` and the listed people's own boxes in `pictures`, whom the detector may have overlooked."""
-    people = dataset.people
-    mask = torch.isin(people.picture, torch.tensor(pictures)) & ~people.crowd
-    own = Regions(people.picture[mask], people.boxes[mask], torch.full((int(mask.sum()),), LISTED_JITTER))
-    parts = ((getattr(regions, name), getattr(own, name)) for name in ("picture", "boxes", "jitter"))
-    return Regions(*(torch.cat(pair) for pair in parts))
+    person: Tensor
 
 
 class Looks(NamedTuple):
@@ -130,16 +104,23 @@ def wanted(listed: Listed, looks: Looks, maps: Tensor, size_hw: tuple[int, int])
     near = best >= NEAR_IOU
     both = torch.stack([people[torch.arange(len(boxes)), whose], boxes], 1)
     own, given = (transform_boxes(both, maps) / torch.tensor([size_hw[1], size_hw[0]] * 2)).unbind(1)
-    return Wanted(own, near, given, near | ~crowded.any(1))
+    return Wanted(own, near, given, near | ~crowded.any(1), listed.person[picture, whose])
 
 
-def losses(region: Region, target: Wanted) -> dict[str, Tensor]:
-    """Named terms; their sum is minimised. What the fit should be, the box that was answered says: its IoU."""
-    device = region.boxes.device
-    boxes, near, counts = (value.to(device) for value in (target.boxes, target.near, target.counts))
+def region_losses(region: Region, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`losses` of a batch whose first crops are of regions, as `targets` has them, and of the others nothing."""
+    boxes, near, counts = (targets[f"region/{name}"] for name in ("boxes", "near", "counts"))
+    return losses(Region(region.boxes[: len(boxes)].float(), region.fit[: len(boxes)].float()), boxes, near, counts)
+
+
+def losses(region: Region, boxes: Tensor, near: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    """Named terms; their sum is minimised. What the fit should be, the box that was answered says: its IoU.
+
+    boxes, near and counts: as Wanted has them, where `region` is.
+    """
     fit = torch.where(near, box_iou(region.boxes.detach(), boxes).clamp(0, 1), 0.0)
     surprise = F.binary_cross_entropy_with_logits(region.fit, fit, reduction="none")
     return {
         "giou": giou_loss(region.boxes, boxes, near.float()),
-        "fit": (surprise * counts).sum() / counts.sum().clamp_min(1),
+        "fit": (surprise * counts).sum() / group_mean(counts.sum().float()).clamp_min(1),
     }

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 from tqdm import tqdm
 
-from app.models import DetectorNetwork, read_card
 from model.box_head import BoxHead
 from model.export import sha256
 from model.layers import fuse
@@ -25,20 +24,17 @@ from training.box_task import (
     end_at_floor,
     losses,
     plain_looks,
-    proposed,
     random_looks,
     wanted,
-    with_listed,
 )
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Augment
-from training.data import Dataset, held_pictures
+from training.data import Dataset
 from training.datasets import load_dataset
-from training.evaluate import complete_pictures, load_network
 from training.exporting import slim
 from training.kept import kept_branch
 from training.losses import box_iou
-from training.pictures import DataError
+from training.proposals import regions_of
 from training.restore import restore, without_box_head
 from training.views import listed_people
 
@@ -72,6 +68,11 @@ class BoxTraining:
             features = self.decoder.pyramid(self.trunk(crops).features)[0]
         return self.head(features), wanted(self.listed, looks, maps, self.size_hw)
 
+    def losses(self, region: Region, target: Wanted) -> dict[str, Tensor]:
+        """Named terms of what the head says."""
+        device = self.pictures.device
+        return losses(region, target.boxes.to(device), target.near.to(device), target.counts.to(device))
+
     def fit(self, regions: Regions, steps: int, seed: int) -> None:
         """Train the head for `steps`."""
         generator = torch.Generator().manual_seed(seed)
@@ -84,7 +85,8 @@ class BoxTraining:
         self.head.train()
         for _ in bar:
             rows = torch.randint(len(regions), (BATCH,), generator=generator)
-            terms = losses(*self.look(random_looks(regions, rows, generator), generator))
+            region, target = self.look(random_looks(regions, rows, generator), generator)
+            terms = self.losses(region, target)
             optimiser.zero_grad()
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -102,7 +104,7 @@ class BoxTraining:
             near = target.near
             given.append(box_iou(target.given, target.boxes)[near])
             mended.append(box_iou(region.boxes.cpu(), target.boxes)[near])
-            fits.append(losses(region, target)["fit"].cpu()[None])
+            fits.append(self.losses(region, target)["fit"].cpu()[None])
         measured = {"iou_given": torch.cat(given), "iou_mended": torch.cat(mended), "fit_loss": torch.cat(fits)}
         return {name: round(float(values.mean()), 4) for name, values in measured.items() if len(values)}
 
@@ -138,20 +140,6 @@ def train_boxes(
     about |= {"held_out": training.measure(aside)} if aside is not None else {}
     save_checkpoint(out, with_box_head(slim(content, kept), head, about))
     return about
-
-
-def regions_of(detector: Path, dataset: Dataset, holdout: float) -> tuple[Regions, Regions | None]:
-    """Regions to learn from, and of the pictures that training holds out, if there are any; DataError without any."""
-    network = load_network(detector)
-    min_score = float(read_card(detector).get("min_score", DetectorNetwork.DEFAULT_MIN_SCORE))
-    complete, held = complete_pictures(dataset), held_pictures(dataset.image_ids, holdout)
-    taught, aside = ([index for index in complete if held[index] == which] for which in (False, True))
-    regions = with_listed(proposed(network, dataset, taught, min_score), dataset, taught)
-    log.info("%d regions of %d pictures; %d pictures are kept aside", len(regions), len(taught), len(aside))
-    try:
-        return regions, proposed(network, dataset, aside, min_score)
-    except DataError:  # nobody to measure on
-        return regions, None
 
 
 def with_box_head(content: dict[str, Any], head: BoxHead, about: dict[str, Any]) -> dict[str, Any]:

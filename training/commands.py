@@ -25,6 +25,7 @@ from training.joints import MPII
 from training.metrics import Floats, Found, recall_and_false_rate, recall_at_false_rate
 from training.pckh import Pckh
 from training.pose_task import scored
+from training.proposals import regions_of
 from training.served import boxes_and_scores, coco_results, serve
 from training.train import Start, train
 
@@ -44,6 +45,7 @@ def run_training(
     teacher: Path | None = None,
     pictures: str = "auto",
     compiled: bool = False,
+    detector: Path | None = None,
 ) -> Path:
     """Train `recipe` on the split train of the COCO-format or MPII folder `data`; returns the checkpoint's path."""
     chosen, values = pick_device(device), load_recipe(recipe)  # before the pictures, which take their time
@@ -54,6 +56,7 @@ def run_training(
     fast = wants_amp(amp, chosen)
     dataset = load_dataset(data, "train", chosen, limit, pictures)
     print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
+    regions = regions_of(detector, dataset, values.holdout)[0] if detector is not None else None
     about = {"data": f"{len(dataset.people)} people of {data.name}, split train", "hardware": hardware(chosen)}
     return train(
         values,
@@ -61,7 +64,7 @@ def run_training(
         out,
         device=chosen,
         amp=fast,
-        start=Start(init, teacher=teacher),
+        start=Start(init, teacher=teacher, regions=regions),
         max_hours=max_hours,
         compiled=compiled,
         about=about,

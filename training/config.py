@@ -16,7 +16,7 @@ CHANCES = "flip rotation half_body occlusion low_light noise blur mosaic close_u
 
 UNREAD = {  # by each task: a file that sets one of these expects what will not come
     "pose": ("box_weight", "augment.mosaic", "augment.close_up"),
-    "detector": ("sigma", "hard_kl_weight", "absent_weight")
+    "detector": ("sigma", "hard_kl_weight", "absent_weight", "region_share")
     + ("augment.scale", "augment.rotation", "augment.shift", "augment.half_body", "augment.background"),
 }
 
@@ -125,6 +125,7 @@ class Recipe:
     kd_ramp: float = 0.6  # share of the run over which the KL's weight rises to kd_weight
     temperature: float = 0.1
     box_weight: float = 2.0
+    region_share: float = 0.0  # of a batch of poses that are a detector's proposals, from which box heads learn
     evaluate_every: int = 1  # epochs from one evaluation and checkpoint to the next; after the last there is one too
     holdout: float = 0.04  # share of the training pictures kept aside to choose the branch and watch the run
     network: NetworkName = "student"
@@ -145,6 +146,7 @@ class Recipe:
         _require(0 <= self.holdout < 0.5, f"holdout must be in [0, 0.5), got {self.holdout}")
         _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
         _require(self.absent_weight >= 0, f"absent_weight must be at least 0, got {self.absent_weight}")
+        self._check_regions()
         _require(0 < self.cooldown <= 1, f"cooldown must be in (0, 1], got {self.cooldown}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
         _require(self.learning_rate >= 0, f"learning_rate must be at least 0, got {self.learning_rate}")
@@ -213,6 +215,14 @@ class Recipe:
         levels = len(self.encoder.widths) - 1
         sizes = len(own.widths) == len(own.depths) == levels and min(own.widths) > 0 and min(own.depths) >= 0
         _require(sizes, f"an own encoder has {levels} widths above 0 and {levels} depths, from stride 4 on, got {own}")
+
+    def _check_regions(self) -> None:
+        _require(0 <= self.region_share < 1, f"region_share must be in [0, 1), got {self.region_share}")
+        if self.region_share > 0:
+            able = self.network == "student" and self.task == "pose"
+            _require(able, f"region_share is for pose students, which have box heads, not for {self.network}")
+            sizes = {(stage.height, stage.width) for stage in self.stages}
+            _require(len(sizes) == 1, f"region_share needs stages of one size: a box head sees no other, got {sizes}")
 
     def _check_distillation(self) -> None:
         """The branches have somebody to learn from, and no part of the network is left without a loss."""

@@ -31,7 +31,10 @@ def _student(recipe: Recipe, num_keypoints: int) -> Parts:
     branches: dict[str, nn.Module] = {}
     for branch in recipe.branches:
         decoder = DecoderConfig(branch.widths, branch.depth, branch.shuffle, branch.features, branch.own)
-        branches[branch.name] = PoseBranch(decoder, encoder, num_keypoints)
+        student = PoseBranch(decoder, encoder, num_keypoints)
+        if recipe.region_share > 0:
+            student.add_box_head((recipe.stages[-1].height, recipe.stages[-1].width))
+        branches[branch.name] = student
     return Encoder(encoder), branches
 
 

@@ -7,9 +7,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from model.okdhp import OKDHP, Outputs
-from training.augment import crop_matrices, occlude, person_crops, photometric, transform_points, uniform
+from training.augment import crop_matrices, occlude, photometric, transform_points
+from training.box_task import Regions, end_at_floor, region_losses
 from training.config import Recipe, Stage
-from training.data import PARTIAL_SOURCES, Dataset, People
+from training.data import Dataset, People
 from training.decoding import Decode, deployed_decoding
 from training.distillation import soft_loss, soft_targets
 from training.joints import MPII, JointSet
@@ -17,11 +18,11 @@ from training.losses import Heatmaps, heatmap_mse, pixelwise_kl
 from training.metrics import measured, oks, oks_share
 from training.pckh import pckh
 from training.pictures import Pictures
+from training.pose_crops import Crops, PoseCrops, keypoint_targets
 from training.pose_network import build_model as build_model
 from training.rows import student_of
 from training.snapshots import draw_skeleton, grid, pictures
 from training.targets import keypoint_heatmaps
-from training.views import backgrounds, listed_people
 
 log = logging.getLogger("okdhp.train")
 MIN_TRAINED_POINTS, MIN_TRAINED_HEIGHT_PX = 3, 32
@@ -30,9 +31,14 @@ SHOWN = 8  # held-out people drawn for TensorBoard
 
 
 class PoseTask:
-    """Everything the training loop asks about poses. `train` people are learnt from, `held` ones only measured on."""
+    """Everything the training loop asks about poses. `train` people are learnt from, `held` ones only measured on.
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, held_pictures: np.ndarray) -> None:
+    regions: where a detector sees somebody, for a recipe with region_share.
+    """
+
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, held_pictures: np.ndarray, regions: Regions | None = None
+    ) -> None:
         self.recipe, self.pictures, self.joints = recipe, dataset.pictures, dataset.joints
         self.score_name = score_name(self.joints)
         self.decode = deployed_decoding(self.joints)
@@ -41,9 +47,7 @@ class PoseTask:
         usable = ((labelled >= MIN_TRAINED_POINTS) & (height >= MIN_TRAINED_HEIGHT_PX)).numpy()
         held = held_pictures[people.picture.numpy()]
         self.train = people.subset(usable & ~held)
-        self.asked = asked_keypoints(self.train)
-        self.listed = listed_people(dataset)
-        self.complete = torch.from_numpy(~np.isin(self.train.sources, PARTIAL_SOURCES))
+        self.crops = PoseCrops(dataset, self.train, recipe.augment, regions)
         self.held = people.subset(held & scored(people, self.joints))
         if held.any() and not len(self.held):
             log.warning("none of the people held aside can be measured by %s", self.score_name)
@@ -59,28 +63,24 @@ class PoseTask:
     def batch(self, rows: Tensor, stage: Stage, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Augmented crops (B, 3, H, W) float 0..255 and their targets on the pictures' device.
 
-        "absent" (B, K): which keypoints are known to be out of sight, so that their heatmaps should be empty.
+        "absent" (B, K): which keypoints are known to be out of sight, so that their heatmaps should be empty. The
+        first crops, by the recipe's region_share, are of regions: "region/boxes", "region/near", "region/counts".
         """
-        people, size, config = self.train, (stage.height, stage.width), self.recipe.augment
-        boxes, keypoints, labelled = people.boxes[rows], people.keypoints[rows], people.labelled[rows]
-        absent = self.asked[rows] & ~labelled
-        if config.background > 0:
-            empty = uniform(generator, len(rows), 0, 1) < config.background
-            places = backgrounds(self.listed, self.pictures.size_wh, people.picture[rows], generator)
-            empty &= places.isfinite().all(1) & self.complete[rows]
-            boxes = torch.where(empty[:, None], places, boxes)
-            labelled, absent = labelled & ~empty[:, None], absent | empty[:, None]
-        matrices, mirrored = person_crops(boxes, keypoints, labelled, size, config, generator, self.joints)
-        crops = self.pictures.sample(people.picture[rows], matrices, size).float()
-        images = occlude(photometric(crops, config, generator), config, generator)
-        points = transform_points(keypoints, matrices)
-        flip = torch.tensor(self.joints.flip_index)
-        points, labelled, absent = (
-            torch.where(mirrored.view(-1, *[1] * (values.ndim - 1)), values[:, flip], values)
-            for values in (points, labelled, absent)
-        )
-        targets = {"keypoints": points, "labelled": labelled, "absent": absent}
+        size, config, count = (stage.height, stage.width), self.recipe.augment, self.regions_in(len(rows))
+        crops, targets = self.crops.of_people(rows[count:], size, generator), {}
+        if count:
+            looked, wanted = self.crops.of_regions(count, size, generator)
+            crops = Crops(*(torch.cat(pair) for pair in zip(looked, crops, strict=True)))
+            targets = {f"region/{name}": getattr(wanted, name) for name in ("boxes", "near", "counts")}
+        images = self.pictures.sample(crops.picture, crops.maps, size).float()
+        images = end_at_floor(images, crops.floor, crops.maps) if count else images
+        images = occlude(photometric(images, config, generator), config, generator)
+        targets |= keypoint_targets(crops, self.joints)
         return images, {name: value.to(images.device, non_blocking=True) for name, value in targets.items()}
+
+    def regions_in(self, batch: int) -> int:
+        """How many of a batch's crops are of regions."""
+        return round(self.recipe.region_share * batch)
 
     def losses(self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float) -> dict[str, Tensor]:
         """Named terms; their sum is minimised."""
@@ -100,6 +100,8 @@ class PoseTask:
             if teachers := soft.get(name):
                 distance = soft_loss(heatmaps, teachers, target, visible, kind)
                 terms[f"{'kl' if kind == 'kl' else 'soft_mse'}/{name}"] = kd_weight * distance
+            if branch.region is not None and "region/boxes" in targets:
+                terms |= {f"{term}/{name}": value for term, value in region_losses(branch.region, targets).items()}
         if recipe.distillation == "ensemble" and len(outputs.branches) > 1:
             ensemble = Heatmaps(outputs.ensemble, temperature)
             terms["mse/ensemble"] = recipe.ensemble_weight * heatmap_mse(ensemble, target, weight)
@@ -143,15 +145,6 @@ class PoseTask:
             for image, keypoints in zip(pictures(crops), points.cpu().numpy(), strict=True)
         ]
         return grid(crops, skeletons, outputs.ensemble.float().amax(1))
-
-
-def asked_keypoints(people: People) -> Tensor:
-    """Which keypoints (N, K) the annotators of each person's source were asked for: those that anybody there has."""
-    asked = torch.zeros_like(people.labelled)
-    for source in set(people.sources):
-        of_it = torch.from_numpy(people.sources == source)
-        asked[of_it] = people.labelled[of_it].any(0)
-    return asked
 
 
 def score_name(joints: JointSet) -> str:

@@ -36,4 +36,5 @@ def restore(content: dict[str, Any]) -> tuple[Recipe, OKDHP]:
 def without_box_head(content: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's content without the box head that it may have, which sees inputs of one size alone."""
     weights = {name: value for name, value in content["ema"].items() if ".box_head." not in name}
-    return {name: value for name, value in content.items() if name != "box_head"} | {"ema": weights}
+    recipe = content["recipe"] | {"region_share": 0.0}
+    return {name: value for name, value in content.items() if name != "box_head"} | {"ema": weights, "recipe": recipe}

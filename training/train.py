@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model.okdhp import OKDHP, Outputs
+from training.box_task import Regions
 from training.checkpoint import CheckpointError, lineage, load_checkpoint
-from training.config import BEST, Recipe, Stage
+from training.config import BEST, Recipe, RecipeError, Stage
 from training.data import Dataset, digest, held_pictures
 from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
@@ -56,6 +57,7 @@ class Task(Protocol):
 class Start:
     """What a run begins with besides its recipe.
 
+    regions: where a detector sees somebody in the dataset's pictures, for a recipe with region_share.
     init: a checkpoint whose equally named and shaped weights start the network; part: only those whose names begin so.
     teacher: the checkpoint of a heavy network that a recipe with distillation = "teacher" learns from.
     """
@@ -63,6 +65,7 @@ class Start:
     init: Path | None = None
     part: str = ""
     teacher: Path | None = None
+    regions: Regions | None = None
 
 
 def train(
@@ -121,7 +124,7 @@ class Run:
     recipe: Recipe
     task: Task
     model: OKDHP
-    forward: nn.Module
+    forward: Callable[[Tensor], Outputs]
     ema: EMA
     optimiser: torch.optim.Optimizer
     group: Group
@@ -143,11 +146,14 @@ def prepare(
     torch.manual_seed(recipe.seed)
     torch.backends.cudnn.benchmark = True  # inputs keep their size for a whole stage
     group = join_group(device)
-    kind: Callable[..., Task] = PoseTask if recipe.task == "pose" else DetectorTask
     held = held_pictures(dataset.image_ids, recipe.holdout)
     if recipe.kept == BEST and not held.any():
         raise DataError(f"of {len(held)} pictures none is held out to choose the best branch by: raise holdout")
-    task = kind(recipe, dataset, held)
+    if (recipe.region_share > 0) != (start.regions is not None):
+        needs = "needs a detector (--detector)" if recipe.region_share > 0 else "reads no detector's boxes"
+        raise RecipeError(f"{recipe.name}: with region_share = {recipe.region_share:g} it {needs}")
+    poses = recipe.task == "pose"
+    task: Task = PoseTask(recipe, dataset, held, start.regions) if poses else DetectorTask(recipe, dataset, held)
     batch = max(stage.batch for stage in recipe.stages)
     if len(task) < batch:
         raise DataError(f"{len(task)} training examples do not fill one batch of {batch}: lower the stage's batch")
@@ -157,9 +163,9 @@ def prepare(
         start_from(model, start.init, start.part)
     optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     taught_by = load_teacher(start.teacher, recipe, device) if start.teacher is not None else None
-    forward = group.wrap(model)
+    forward: Callable[[Tensor], Outputs] = group.wrap(model)
     if compiled:
-        forward = torch.compile(forward)  # type: ignore[assignment]  # it is called like the module it wraps
+        forward = torch.compile(forward)
     return Run(recipe, task, model, forward, EMA(model, recipe.ema_decay), optimiser, group, device, amp, taught_by)
 
 

@@ -24,13 +24,15 @@ class Listed(NamedTuple):
     """The people of P pictures, padded to N, the largest number in one.
 
     boxes (P, N, 4) xyxy in picture pixels; heads (P, N, 2) the mean of the labelled face points, NaN where not known;
-    valid (P, N) which are real; ignored (P, N) which are crowds, that nobody counted.
+    valid (P, N) which are real; ignored (P, N) which are crowds, that nobody counted. person (P, N) their rows in the
+    dataset, 0 where there is nobody.
     """
 
     boxes: Tensor
     heads: Tensor
     valid: Tensor
     ignored: Tensor
+    person: Tensor
 
 
 class Seen(NamedTuple):
@@ -51,11 +53,12 @@ def listed_people(dataset: Dataset) -> Listed:
     filled = torch.arange(int(count.max()))[None] < count[:, None]
     boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(*filled.shape, 1)
     heads, crowd = torch.full((*filled.shape, 2), math.nan), torch.zeros_like(filled)
+    person = torch.zeros(filled.shape, dtype=torch.int64)
     order = people.picture.argsort(stable=True)
-    boxes[filled], crowd[filled] = people.boxes[order], people.crowd[order]
+    boxes[filled], crowd[filled], person[filled] = people.boxes[order], people.crowd[order], order
     if dataset.joints == COCO:  # other joint sets have no face
         heads[filled] = _heads(people.keypoints, people.labelled)[order]
-    return Listed(boxes, heads, filled & ~crowd, crowd)
+    return Listed(boxes, heads, filled & ~crowd, crowd, person)
 
 
 def _heads(keypoints: Tensor, labelled: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 
 from training.config import Augment, Branch, Encoder, Recipe, Stage
 from training.data import Dataset, load_coco
-from training.pose_task import PoseTask, asked_keypoints
+from training.pose_crops import asked_keypoints
+from training.pose_task import PoseTask
 from training.train import seeded
 from training.views import backgrounds, listed_people
 

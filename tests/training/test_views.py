@@ -35,7 +35,7 @@ def listed(*people: tuple[tuple[float, ...], tuple[float, float]]) -> Listed:
     """One picture with people of these boxes and heads."""
     boxes, heads = (torch.tensor([values]) for values in zip(*people, strict=True))
     everybody = torch.ones(1, len(people), dtype=torch.bool)
-    return Listed(boxes, heads, everybody, ~everybody)
+    return Listed(boxes, heads, everybody, ~everybody, everybody.long())
 
 
 def in_view(people: Listed, size_hw: tuple[int, int] = (100, 100)) -> Seen:

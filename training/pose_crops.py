@@ -1,0 +1,94 @@
+"""What a batch of poses is made of: crops of listed people, of places with nobody, and of what a detector proposed."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from training.augment import person_crops, transform_points, uniform
+from training.box_task import Regions, Wanted, crop_maps, random_looks, wanted
+from training.config import Augment
+from training.data import PARTIAL_SOURCES, Dataset, People
+from training.joints import JointSet
+from training.losses import box_iou
+from training.views import backgrounds, listed_people
+
+SHOWS_IOU = 0.5  # a region that overlaps a person by less teaches no pose: whose it shows cannot be told
+FAR_AWAY = -1e6
+
+
+class Crops(NamedTuple):
+    """B crops to be made: picture (B,); maps (B, 2, 3) from picture to crop; mirrored (B,); floor (B,).
+
+    Of whom they show: keypoints (B, K, 2) in picture pixels, labelled and absent (B, K). Below `floor`, in picture
+    pixels, the picture ends.
+    """
+
+    picture: Tensor
+    maps: Tensor
+    mirrored: Tensor
+    floor: Tensor
+    keypoints: Tensor
+    labelled: Tensor
+    absent: Tensor
+
+
+class PoseCrops:
+    """Random crops of `dataset`'s pictures; `people` are those of it to learn from."""
+
+    def __init__(self, dataset: Dataset, people: People, augment: Augment, regions: Regions | None) -> None:
+        self.people, self.everyone, self.augment, self.joints = people, dataset.people, augment, dataset.joints
+        self.regions, self.size_wh, self.listed = regions, dataset.pictures.size_wh, listed_people(dataset)
+        self.asked, self.asked_of_everyone = asked_keypoints(people), asked_keypoints(dataset.people)
+        self.complete = torch.from_numpy(~np.isin(people.sources, PARTIAL_SOURCES))
+
+    def of_people(self, rows: Tensor, size_hw: tuple[int, int], generator: Generator) -> Crops:
+        """Of the people `rows` (B,), some by chance of a place beside them, where nobody is."""
+        people, config = self.people, self.augment
+        boxes, keypoints, labelled = people.boxes[rows], people.keypoints[rows], people.labelled[rows]
+        absent = self.asked[rows] & ~labelled
+        if config.background > 0:
+            empty = uniform(generator, len(rows), 0, 1) < config.background
+            places = backgrounds(self.listed, self.size_wh, people.picture[rows], generator)
+            empty &= places.isfinite().all(1) & self.complete[rows]
+            boxes = torch.where(empty[:, None], places, boxes)
+            labelled, absent = labelled & ~empty[:, None], absent | empty[:, None]
+        maps, mirrored = person_crops(boxes, keypoints, labelled, size_hw, config, generator, self.joints)
+        floor = torch.full((len(rows),), torch.inf)
+        return Crops(people.picture[rows], maps, mirrored, floor, keypoints, labelled, absent)
+
+    def of_regions(self, count: int, size_hw: tuple[int, int], generator: Generator) -> tuple[Crops, Wanted]:
+        """Of `count` regions, and what a box head should say of them; those that show somebody teach a pose, too."""
+        assert self.regions is not None
+        rows = torch.randint(len(self.regions), (count,), generator=generator)
+        looks = random_looks(self.regions, rows, generator)
+        maps = crop_maps(looks.boxes, size_hw, generator)
+        target = wanted(self.listed, looks, maps, size_hw)
+        shown = (box_iou(target.given, target.boxes) >= SHOWS_IOU) & target.near
+        people, who = self.everyone, target.person
+        labelled = people.labelled[who] & shown[:, None]
+        absent = self.asked_of_everyone[who] & ~people.labelled[who] & shown[:, None]
+        mirrored = maps[:, 0, 0] < 0
+        return Crops(looks.picture, maps, mirrored, looks.floor, people.keypoints[who], labelled, absent), target
+
+
+def keypoint_targets(crops: Crops, joints: JointSet) -> dict[str, Tensor]:
+    """Keypoints (B, K, 2) in crop pixels, far outside where the picture ended before; labelled and absent (B, K)."""
+    ended = crops.keypoints[..., 1] >= crops.floor[:, None]
+    points = transform_points(crops.keypoints, crops.maps).masked_fill(ended[..., None], FAR_AWAY)
+    flip, which = torch.tensor(joints.flip_index), crops.mirrored
+    named = {"keypoints": points, "labelled": crops.labelled, "absent": crops.absent}
+    return {
+        name: torch.where(which.view(-1, *[1] * (values.ndim - 1)), values[:, flip], values)
+        for name, values in named.items()
+    }
+
+
+def asked_keypoints(people: People) -> Tensor:
+    """Which keypoints (N, K) the annotators of each person's source were asked for: those that anybody there has."""
+    asked = torch.zeros_like(people.labelled)
+    for source in set(people.sources):
+        of_it = torch.from_numpy(people.sources == source)
+        asked[of_it] = people.labelled[of_it].any(0)
+    return asked
