@@ -148,25 +148,6 @@ def train(
 
 
 @app.command()
-def train_boxes(
-    checkpoint: Annotated[Path, typer.Argument(help="of a pose student that is finished", exists=True, dir_okay=False)],
-    detector: Annotated[Path, typer.Argument(help="the exported detector it will work with", exists=True)],
-    out: Annotated[Path, typer.Argument(help="the checkpoint to write, for okdhp export")],
-    data: DataFolder,
-    steps: Annotated[int, typer.Option(min=20, help="batches of 96 places where the detector sees somebody")] = 1200,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-    limit: Annotated[int | None, typer.Option(min=1, help="use only so many pictures, for a trial")] = None,
-) -> None:
-    """Teach a pose student to mend the detector's boxes and to tell who is nobody; its poses stay as they are."""
-    commands = _commands()
-    from training.box_training import train_boxes
-
-    with _one_line_errors():
-        about = train_boxes(checkpoint, detector, data, out, steps, commands.pick_device(device), limit)
-        typer.echo(orjson.dumps(about).decode())
-
-
-@app.command()
 def ablate(
     recipe: Annotated[Path, typer.Argument(help="an OKDHP network's recipe, such as training/configs/ablation.toml")],
     data: DataFolder,

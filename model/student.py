@@ -4,7 +4,6 @@ On CPUs and GPUs alike a plain 3x3 convolution runs near the hardware's limit wh
 (benchmarks/latency.py), so the network spends its multiply-adds on few, dense layers.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -154,23 +153,26 @@ class Decoder(nn.Module):
 class PoseBranch(nn.Module):
     """One pose estimator on the shared encoder: heatmaps (B, num_keypoints, H/s, W/s), about 0..1.
 
-    s is the decoder's stride over config.shuffle.
+    s is the decoder's stride over config.shuffle. boxes_in: with a box head for crops of that height and width alone.
     """
 
-    def __init__(self, config: DecoderConfig, encoder: EncoderConfig, num_keypoints: int = 17) -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        encoder: EncoderConfig,
+        num_keypoints: int = 17,
+        boxes_in: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.decoder = Decoder(config, encoder)
         self.head = nn.Conv2d(config.out_channels, num_keypoints * config.shuffle**2, 1)
         self.shuffle = config.shuffle
         self.box_head: BoxHead | None = None
+        if boxes_in is not None:
+            cells_hw = [side // self.decoder.coarsest_stride for side in boxes_in]
+            self.box_head = BoxHead(self.decoder.coarsest_channels, cells_hw)
         nn.init.normal_(self.head.weight, std=0.001)
         nn.init.zeros_(_bias(self.head))
-
-    def add_box_head(self, size_hw: Sequence[int]) -> BoxHead:
-        """From now on boxes are corrected, too, in crops of height and width `size_hw`."""
-        cells_hw = [side // self.decoder.coarsest_stride for side in size_hw]
-        self.box_head = BoxHead(self.decoder.coarsest_channels, cells_hw)
-        return self.box_head
 
     def leave_to_decoding(self, temperature: float) -> int:
         """For export: `final` is the head's own prediction, over `temperature`; returns the shuffle that it lacks."""

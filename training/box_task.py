@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from app.geometry import BORDER_GREY
 from model.outputs import Region
-from training.augment import crop_matrices, random_matrices, uniform
+from training.augment import random_matrices, uniform
 from training.distributed import group_mean
 from training.losses import box_iou, giou_loss, overlap_and_union
 from training.views import Listed, transform_boxes
@@ -54,11 +54,6 @@ class Looks(NamedTuple):
     floor: Tensor
 
 
-def plain_looks(regions: Regions, rows: Tensor) -> Looks:
-    """At regions as they are."""
-    return Looks(regions.picture[rows], regions.boxes[rows], torch.full((len(rows),), torch.inf))
-
-
 def random_looks(regions: Regions, rows: Tensor, generator: Generator) -> Looks:
     """At regions moved, stretched and cut at random."""
     boxes, amount = regions.boxes[rows], regions.jitter[rows, None]
@@ -84,10 +79,8 @@ def end_at_floor(crops: Tensor, floor: Tensor, maps: Tensor) -> Tensor:
     return crops.masked_fill_(below.to(crops.device)[:, None, :, None], BORDER_GREY)
 
 
-def crop_maps(boxes: Tensor, size_hw: tuple[int, int], generator: Generator | None = None) -> Tensor:
-    """Maps (B, 2, 3) of the crops around `boxes` (B, 4), with a generator half of them mirrored."""
-    if generator is None:
-        return crop_matrices(boxes, size_hw)
+def mirrored_maps(boxes: Tensor, size_hw: tuple[int, int], generator: Generator) -> Tensor:
+    """Maps (B, 2, 3) of the crops around `boxes` (B, 4), half of them mirrored."""
     none, mirrored = torch.zeros(len(boxes), dtype=torch.float64), uniform(generator, len(boxes), 0, 1) < 0.5
     return random_matrices(boxes, size_hw, none + 1, none, none, none, mirrored)
 

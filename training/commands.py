@@ -8,6 +8,7 @@ import cv2
 import torch
 
 from app.settings import Settings
+from model.export import sha256
 from training.config import load_recipe
 from training.data import Dataset
 from training.datasets import load_dataset
@@ -56,8 +57,10 @@ def run_training(
     fast = wants_amp(amp, chosen)
     dataset = load_dataset(data, "train", chosen, limit, pictures)
     print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
-    regions = regions_of(detector, dataset, values.holdout)[0] if detector is not None else None
+    regions = regions_of(detector, dataset, values.holdout) if detector is not None else None
     about = {"data": f"{len(dataset.people)} people of {data.name}, split train", "hardware": hardware(chosen)}
+    if detector is not None:
+        about["detector"] = sha256(detector)
     return train(
         values,
         dataset,

@@ -48,7 +48,7 @@ def run_export(
     _check_names(checkpoint, out, content)
     recipe, model = restore(content)
     size_hw = size_hw or (recipe.stages[-1].height, recipe.stages[-1].width)
-    _check_size(checkpoint, content, recipe, size_hw)
+    _check_size(checkpoint, recipe, size_hw)
     val = load_dataset(data, "val") if data is not None else None
     kept = branch or kept_branch(recipe, content["history"])
     held = _held_out(data, recipe.holdout) if data is not None else None
@@ -68,8 +68,6 @@ def run_export(
         "scores": {},
         "recipe": dataclasses.asdict(recipe),
     }
-    if "box_head" in content:
-        card["box_head"] = content["box_head"]
     if half:
         card["precision"] = "float16 weights"
     if recipe.task == "detector" and held is not None:
@@ -88,13 +86,12 @@ def _check_names(checkpoint: Path, out: Path, content: dict[str, Any]) -> None:
         raise DataError(f"{out}: its slim checkpoint would replace {checkpoint}; choose another name or folder")
 
 
-def _check_size(checkpoint: Path, content: dict[str, Any], recipe: Recipe, size_hw: tuple[int, int]) -> None:
+def _check_size(checkpoint: Path, recipe: Recipe, size_hw: tuple[int, int]) -> None:
     """A recipe refuses sizes that its network cannot see, and a box head has one size alone."""
-    height, width = size_hw
-    dataclasses.replace(recipe, stages=(dataclasses.replace(recipe.stages[-1], height=height, width=width),))
-    own = content.get("box_head", {}).get("size_hw", size_hw)
-    if tuple(own) != size_hw:
-        raise DataError(f"{checkpoint}: its box head sees crops of {own[0]}x{own[1]}, not of {height}x{width}")
+    (height, width), last = size_hw, recipe.stages[-1]
+    dataclasses.replace(recipe, stages=(dataclasses.replace(last, height=height, width=width),))
+    if recipe.region_share > 0 and (last.height, last.width) != size_hw:
+        raise DataError(f"{checkpoint}: its box head sees crops of {last.height}x{last.width}, not of {height}x{width}")
 
 
 def _deployed_file(path: Path, size_hw: tuple[int, int], task: str) -> dict[str, Any]:
@@ -119,6 +116,7 @@ def _training(content: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
             "torch": content["torch"],
             "commit": _commit(),
             "seed": recipe.seed,
+            **({"detector": content["detector"]} if "detector" in content else {}),
             "before": content.get("before", []),
         },
         "held_out": last_scores(content["history"]),

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from training.augment import person_crops, transform_points, uniform
-from training.box_task import Regions, Wanted, crop_maps, random_looks, wanted
+from training.box_task import Regions, Wanted, mirrored_maps, random_looks, wanted
 from training.config import Augment
 from training.data import PARTIAL_SOURCES, Dataset, People
 from training.joints import JointSet
@@ -63,7 +63,7 @@ class PoseCrops:
         assert self.regions is not None
         rows = torch.randint(len(self.regions), (count,), generator=generator)
         looks = random_looks(self.regions, rows, generator)
-        maps = crop_maps(looks.boxes, size_hw, generator)
+        maps = mirrored_maps(looks.boxes, size_hw, generator)
         target = wanted(self.listed, looks, maps, size_hw)
         shown = (box_iou(target.given, target.boxes) >= SHOWS_IOU) & target.near
         people, who = self.everyone, target.person

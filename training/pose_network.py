@@ -29,12 +29,11 @@ def build_model(recipe: Recipe, num_keypoints: int = NUM_KEYPOINTS) -> OKDHP:
 def _student(recipe: Recipe, num_keypoints: int) -> Parts:
     encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths)
     branches: dict[str, nn.Module] = {}
+    last = recipe.stages[-1]
+    boxes_in = (last.height, last.width) if recipe.region_share > 0 else None
     for branch in recipe.branches:
         decoder = DecoderConfig(branch.widths, branch.depth, branch.shuffle, branch.features, branch.own)
-        student = PoseBranch(decoder, encoder, num_keypoints)
-        if recipe.region_share > 0:
-            student.add_box_head((recipe.stages[-1].height, recipe.stages[-1].width))
-        branches[branch.name] = student
+        branches[branch.name] = PoseBranch(decoder, encoder, num_keypoints, boxes_in)
     return Encoder(encoder), branches
 
 

@@ -16,18 +16,18 @@ log = logging.getLogger("okdhp.train")
 SMALLEST_PX = 2.0
 
 
-def regions_of(detector: Path, dataset: Dataset, holdout: float) -> tuple[Regions, Regions | None]:
-    """Regions to learn from, and of the pictures that training holds out, if there are any; DataError without any."""
+def regions_of(detector: Path, dataset: Dataset, holdout: float) -> Regions:
+    """What the exported `detector` proposes in `dataset`, and who is listed there, but for the pictures held out.
+
+    Raises DataError for a file that is no detector, or that finds nobody.
+    """
     network = load_network(detector)
     min_score = float(read_card(detector).get("min_score", DetectorNetwork.DEFAULT_MIN_SCORE))
-    complete, held = complete_pictures(dataset), held_pictures(dataset.image_ids, holdout)
-    taught, aside = ([index for index in complete if held[index] == which] for which in (False, True))
+    held = held_pictures(dataset.image_ids, holdout)
+    taught = [index for index in complete_pictures(dataset) if not held[index]]
     regions = with_listed(proposed(network, dataset, taught, min_score), dataset, taught)
-    log.info("%d regions of %d pictures; %d pictures are kept aside", len(regions), len(taught), len(aside))
-    try:
-        return regions, proposed(network, dataset, aside, min_score)
-    except DataError:  # nobody to measure on
-        return regions, None
+    log.info("%d regions in %d pictures", len(regions), len(taught))
+    return regions
 
 
 def proposed(network: Network, dataset: Dataset, pictures: list[int], min_score: float) -> Regions:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from model.okdhp import OKDHP
-from model.student import PoseBranch
 from training import detector_task, pose_network
 from training.config import Recipe, recipe_from_dict
 from training.joints import COCO, JOINT_SETS, JointSet
@@ -25,16 +24,12 @@ def restore(content: dict[str, Any]) -> tuple[Recipe, OKDHP]:
     """A checkpoint's recipe and the averaged network."""
     recipe = recipe_from_dict(content["recipe"])
     model = build_network(recipe, joints_of(content))
-    if about := content.get("box_head"):
-        branch = model.branches[about["branch"]]
-        assert isinstance(branch, PoseBranch)
-        branch.add_box_head(about["size_hw"])
     model.load_state_dict(content["ema"])
     return recipe, model
 
 
-def without_box_head(content: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's content without the box head that it may have, which sees inputs of one size alone."""
+def without_box_heads(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's content without the box heads that it may have, which see inputs of one size alone."""
     weights = {name: value for name, value in content["ema"].items() if ".box_head." not in name}
     recipe = content["recipe"] | {"region_share": 0.0}
-    return {name: value for name, value in content.items() if name != "box_head"} | {"ema": weights, "recipe": recipe}
+    return content | {"ema": weights, "recipe": recipe}

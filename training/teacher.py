@@ -14,7 +14,7 @@ from model.layers import fuse
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.config import Recipe, RecipeError
 from training.kept import teaching_branch
-from training.restore import restore, without_box_head
+from training.restore import restore, without_box_heads
 
 log = logging.getLogger("okdhp.train")
 
@@ -38,7 +38,7 @@ def load_teacher(path: Path, student: Recipe, device: torch.device) -> Teacher:
 
     Raises CheckpointError for one of another task or one that cannot see the student's inputs.
     """
-    content = without_box_head(load_checkpoint(path))
+    content = without_box_heads(load_checkpoint(path))
     recipe, model = restore(content)
     if recipe.task != student.task:
         raise CheckpointError(f"{path}: a {recipe.task} network cannot teach a {student.task} one")

@@ -84,7 +84,7 @@ def train(
 
     It is written when the network is measured: every `recipe.evaluate_every` epochs, and after the last one.
     max_hours: stop cleanly after the epoch in which that time passes. compiled: by torch.compile. about: facts for the
-    model card ("data", "hardware"), kept in the checkpoint.
+    model card ("data", "hardware", "detector"), kept in the checkpoint.
     SIGTERM and SIGINT write the checkpoint after the step under way and stop; a resumed run is the uninterrupted one,
     because every batch's randomness comes from (seed, epoch, step) alone. Under torchrun each process takes its share
     of every batch; norms and losses are taken over the whole of it, so that the number of processes changes nothing.

@@ -19,9 +19,7 @@ OWN = OwnConfig((8, 16, 16, 24), (0, 0, 0, 0))
 
 
 def student(decoder: DecoderConfig) -> OKDHP:
-    branch = PoseBranch(decoder, CONFIG)
-    branch.add_box_head(SIZE_HW)
-    return OKDHP(Encoder(CONFIG), {"a": branch}, 17)
+    return OKDHP(Encoder(CONFIG), {"a": PoseBranch(decoder, CONFIG, boxes_in=SIZE_HW)}, 17)
 
 
 def test_an_untrained_head_answers_the_box_that_the_crop_was_made_of() -> None:

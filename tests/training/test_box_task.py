@@ -9,16 +9,16 @@ from torch import Tensor
 
 from app.geometry import BORDER_GREY
 from model.outputs import Region
+from training.augment import crop_matrices
 from training.box_task import (
     CUT,
     LISTED_JITTER,
     Looks,
     Regions,
     Wanted,
-    crop_maps,
     end_at_floor,
     losses,
-    plain_looks,
+    mirrored_maps,
     random_looks,
     wanted,
 )
@@ -51,7 +51,7 @@ def judged(target: Wanted) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_a_region_is_of_whom_it_overlaps_most_and_of_nobody_below_an_iou_of_point_three() -> None:
     at = looks((12, 10, 42, 90), (44, 15, 70, 95), (10, 10, 40, 30), (300, 300, 340, 380))
-    target = wanted(listed(), at, crop_maps(at.boxes, SIZE_HW), SIZE_HW)
+    target = wanted(listed(), at, crop_matrices(at.boxes, SIZE_HW), SIZE_HW)
     assert target.near.tolist() == [True, True, False, False]
     assert target.counts.all()
     overlaps = box_iou(target.given, target.boxes)  # the same in parts of the crop as in the picture
@@ -61,20 +61,20 @@ def test_a_region_is_of_whom_it_overlaps_most_and_of_nobody_below_an_iou_of_poin
 
 def test_a_region_s_own_box_lies_where_an_untrained_head_says() -> None:
     at = looks(TALL)
-    target = wanted(listed(), at, crop_maps(at.boxes, SIZE_HW), SIZE_HW)
+    target = wanted(listed(), at, crop_matrices(at.boxes, SIZE_HW), SIZE_HW)
     assert target.boxes[0].tolist() == pytest.approx(target.given[0].tolist(), abs=1e-6)
     assert target.given[0, [1, 3]].tolist() == pytest.approx([0.1, 0.9], abs=1e-6)  # its height fills the crop
 
 
 def test_in_a_crowd_nobody_is_right_or_wrong() -> None:
     at = looks((110, 20, 150, 90), (80, 10, 110, 90))
-    target = wanted(listed(), at, crop_maps(at.boxes, SIZE_HW), SIZE_HW)
+    target = wanted(listed(), at, crop_matrices(at.boxes, SIZE_HW), SIZE_HW)
     assert target.counts.tolist() == [False, True]
 
 
 def test_a_mirrored_crop_has_a_mirrored_box() -> None:
     at = looks(*[(14.0, 10, 44, 90)] * 40)
-    maps = crop_maps(at.boxes, SIZE_HW, torch.Generator().manual_seed(0))
+    maps = mirrored_maps(at.boxes, SIZE_HW, torch.Generator().manual_seed(0))
     mirrored = maps[:, 0, 0] < 0
     assert 10 < mirrored.sum() < 30
     target = wanted(listed(), at, maps, SIZE_HW)
@@ -84,7 +84,7 @@ def test_a_mirrored_crop_has_a_mirrored_box() -> None:
 
 def test_below_the_floor_there_is_no_picture_and_no_person() -> None:
     at = looks((10.0, 10, 40, 50), floor=50.0)
-    maps = crop_maps(at.boxes, SIZE_HW)
+    maps = crop_matrices(at.boxes, SIZE_HW)
     target = wanted(listed(), at, maps, SIZE_HW)
     assert target.near[0]
     assert target.boxes[0, 3].item() == pytest.approx(0.9)  # ends where the picture does, not at 90
@@ -96,7 +96,7 @@ def test_below_the_floor_there_is_no_picture_and_no_person() -> None:
 
 def test_without_a_floor_crops_stay_as_they_are() -> None:
     at, crops = looks(TALL), torch.rand(1, 3, *SIZE_HW)
-    assert torch.equal(end_at_floor(crops.clone(), at.floor, crop_maps(at.boxes, SIZE_HW)), crops)
+    assert torch.equal(end_at_floor(crops.clone(), at.floor, crop_matrices(at.boxes, SIZE_HW)), crops)
 
 
 def test_random_looks_are_near_their_regions_and_some_end_early() -> None:
@@ -109,8 +109,6 @@ def test_random_looks_are_near_their_regions_and_some_end_early() -> None:
     whole = found.boxes[~cut]
     spread = whole.std(0) / torch.tensor([30.0, 80, 30, 80])
     assert ((spread > 0.08) & (spread < 0.16)).all()  # a middle and a half side, each off by a tenth of the side
-    plain = plain_looks(regions, rows[:3])
-    assert plain.boxes.tolist() == [list(TALL)] * 3 and plain.floor.isinf().all()
 
 
 def region(boxes: Tensor, fit: Tensor) -> Region:
@@ -119,7 +117,7 @@ def region(boxes: Tensor, fit: Tensor) -> Region:
 
 def test_fit_is_taught_the_iou_of_the_answered_box_and_zero_where_nobody_is() -> None:
     at = looks(TALL, (300.0, 300, 340, 380), (110, 20, 150, 90))
-    target = wanted(listed(), at, crop_maps(at.boxes, SIZE_HW), SIZE_HW)
+    target = wanted(listed(), at, crop_matrices(at.boxes, SIZE_HW), SIZE_HW)
     answered = target.boxes.clone()
     answered[0, 3] = answered[0, 1] + (answered[0, 3] - answered[0, 1]) / 2  # half of the person: an IoU of .5
     best = torch.logit(torch.tensor([0.5, 1e-6, 0.9]))
@@ -132,7 +130,7 @@ def test_fit_is_taught_the_iou_of_the_answered_box_and_zero_where_nobody_is() ->
 
 def test_boxes_are_taught_where_somebody_is_only() -> None:
     at = looks(TALL, (300.0, 300, 340, 380))
-    target = wanted(listed(), at, crop_maps(at.boxes, SIZE_HW), SIZE_HW)
+    target = wanted(listed(), at, crop_matrices(at.boxes, SIZE_HW), SIZE_HW)
     answer = region(target.boxes + 0.05, torch.zeros(2))
     losses(answer, *judged(target))["giou"].backward()
     assert answer.boxes.grad is not None

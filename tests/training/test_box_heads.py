@@ -1,0 +1,101 @@
+"""A box head's way from a recipe to the deployed file, through the command line, on drawn people."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from commandline import TINY_RECIPE, okdhp
+from drawn import write_folder
+from small_runs import POSE
+from typer.testing import CliRunner
+
+from app.cli import app
+from app.geometry import crop_matrix, invert, transform, warp
+from model.export import sha256
+from training.checkpoint import load_checkpoint
+from training.config import Stage
+from training.data import load_coco
+from training.evaluate import find_people, load_network
+from training.losses import box_iou
+from training.teacher import load_teacher
+
+# About where the drawn people are in a letterboxed picture, and once where nobody is.
+PLACES = [(10.0, 15.0, 40.0, 66.0), (50.0, 20.0, 80.0, 76.0), (22.0, 8.0, 44.0, 50.0), (60.0, 60.0, 80.0, 90.0)]
+RECIPE = TINY_RECIPE.replace("TASK", "pose").replace("KEPT", "a").replace("holdout", "region_share = 0.5\nholdout")
+SIDE = 96
+
+
+@pytest.fixture(scope="module")
+def mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with people, detector.onnx, and pose/last.pt and pose.onnx that came of them."""
+    folder = tmp_path_factory.mktemp("mended")
+    data = write_folder(folder / "people", 60)
+    tiny.make_fixed_detector(folder / "detector.onnx", SIDE, PLACES)
+    (folder / "pose.toml").write_text(RECIPE.replace("epochs = 4", "epochs = 12"))
+    arguments = ("--data", data, "--detector", folder / "detector.onnx", "--amp", "off")
+    okdhp("train", folder / "pose.toml", "--out", folder / "pose", *arguments)
+    okdhp("export", folder / "pose" / "last.pt", folder / "pose.onnx", "--data", data)
+    return folder
+
+
+def test_the_deployed_file_mends_what_the_detector_proposes(mended: Path) -> None:
+    people, network = load_coco(mended / "people", "val"), load_network(mended / "pose.onnx")
+    detector, given, answered, fits = load_network(mended / "detector.onnx"), [], [], []
+    for index, (boxes, _) in enumerate(find_people(detector, people, list(range(len(people.pictures))))):
+        maps = [crop_matrix(box, network.size_wh) for box in boxes]
+        picture = people.pictures.picture(index)
+        _, _, own, fit = network.run([warp(picture, matrix, network.size_wh) for matrix in maps])
+        own = np.stack([transform(b.reshape(2, 2), invert(m)).ravel() for b, m in zip(own, maps, strict=True)])
+        listed = people.people.boxes[people.people.picture == index]
+        for pair, found in ((given, boxes), (answered, own)):
+            pair.append(box_iou(torch.tensor(found)[:, None].float(), listed[None]).max(1).values)
+        fits.append(torch.tensor(fit))
+    before, after, fit = (torch.cat(values) for values in (given, answered, fits))
+    near = before > 0.3
+    assert 60 < near.sum() < len(before)
+    assert after[near].mean() > before[near].mean() + 0.05
+    assert fit[near].mean() > fit[~near].mean() + 0.2
+
+
+def test_it_teaches_others_whatever_size_they_see(mended: Path) -> None:
+    student = dataclasses.replace(POSE, distillation="teacher", fau="mean", stages=(Stage(1, 64, 64, batch=4),))
+    teacher = load_teacher(mended / "pose" / "last.pt", student, torch.device("cpu"))
+    assert teacher.heatmaps(torch.zeros(1, 3, 64, 64)).shape == (1, 17, 8, 8)
+
+
+def test_another_run_may_start_from_its_slim_checkpoint(mended: Path, tmp_path: Path) -> None:
+    arguments = ("--data", mended / "people", "--detector", mended / "detector.onnx", "--amp", "off", "--max-hours", 0)
+    okdhp("train", mended / "pose.toml", "--out", tmp_path, "--init", mended / "pose.pt", *arguments)
+    slim, started = (load_checkpoint(path)["ema"] for path in (mended / "pose.pt", tmp_path / "last.pt"))
+    name = "branches.a.box_head.answer.bias"
+    torch.testing.assert_close(started[name], slim[name].float(), atol=0.3, rtol=0)
+    assert not torch.allclose(slim[name].float(), torch.tensor([0.1, 0.1, 0.9, 0.9, 0.0]), atol=1e-3)
+
+
+def test_it_is_exported_at_its_own_size_alone(mended: Path, tmp_path: Path) -> None:
+    arguments = ["export", str(mended / "pose" / "last.pt"), str(tmp_path / "x.onnx"), "--size", "64x96"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and "its box head sees crops of 96x96, not of 64x96" in result.output.replace("\n", "")
+
+
+def test_card_and_checkpoint_know_the_detector_and_a_run_goes_on_with_no_other(mended: Path, tmp_path: Path) -> None:
+    card = json.loads((mended / "pose.json").read_text())
+    assert card["trained"]["detector"] == sha256(mended / "detector.onnx")
+    tiny.make_fixed_detector(tmp_path / "other.onnx", SIDE, PLACES[:2])
+    folders = ["--out", str(mended / "pose"), "--data", str(mended / "people")]
+    result = CliRunner().invoke(
+        app, ["train", str(mended / "pose.toml"), *folders, "--detector", str(tmp_path / "other.onnx")]
+    )
+    assert result.exit_code == 2 and "has learnt from another detector" in result.output.replace("\n", "")
+
+
+def test_without_a_detector_it_is_refused_in_one_line(mended: Path, tmp_path: Path) -> None:
+    arguments = ["train", str(mended / "pose.toml"), "--out", str(tmp_path), "--data", str(mended / "people")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and "region_share = 0.5 it needs a detector (--detector)" in result.output.replace(
+        "\n", ""
+    )
