@@ -148,6 +148,22 @@ def train(
 
 
 @app.command()
+def average(
+    before: Annotated[Path, typer.Argument(help="the checkpoint a run started from (--init)", exists=True)],
+    after: Annotated[Path, typer.Argument(help="what the run made of it", exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Argument(help="the checkpoint to write, for okdhp export")],
+    share: Annotated[float, typer.Option(help="how much of the mean is AFTER's, 0 to 1")] = 0.5,
+) -> None:
+    """Write the mean of two checkpoints' weights: what fine-tuning gained, without what it had begun to forget."""
+    _commands()
+    from training.averaging import average
+
+    with _one_line_errors():
+        average(before, after, out, share)
+        typer.echo(out)
+
+
+@app.command()
 def ablate(
     recipe: Annotated[Path, typer.Argument(help="an OKDHP network's recipe, such as training/configs/ablation.toml")],
     data: DataFolder,

@@ -61,9 +61,7 @@ class Progress:
         if before and now != before:
             raise CheckpointError(f"{self.path}: has learnt from {before}, not {now}; choose another output folder")
         if content.get("detector", "") != self.about.get("detector", ""):
-            raise CheckpointError(
-                f"{self.path}: has learnt from another detector; choose another output folder"
-            )
+            raise CheckpointError(f"{self.path}: has learnt from another detector; choose another output folder")
         learnt = content.get("annotations", "")  # older checkpoints do not say
         if learnt and learnt != self.about.get("annotations"):
             raise CheckpointError(f"{self.path}: has learnt from other annotations; choose another output folder")
