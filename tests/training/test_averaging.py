@@ -57,7 +57,8 @@ def test_it_starts_another_run_but_is_none_to_go_on_with(tuned: Path, drawn_fold
     mean(tuned, 0.5, tmp_path / "last.pt")
     with pytest.raises(ValueError, match="is a slim checkpoint"):
         run(dataclasses.replace(POSE, seed=1), drawn_folder, tmp_path)
-    run(POSE, drawn_folder, tmp_path / "next", start=Start(init=tmp_path / "last.pt"), max_hours=0.0)
+    went_on = run(POSE, drawn_folder, tmp_path / "next", start=Start(init=tmp_path / "last.pt"), max_hours=0.0)
+    assert went_on["before"][-1]["averaged"]["share"] == 0.5
 
 
 @pytest.mark.parametrize(
