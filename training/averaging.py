@@ -1,10 +1,10 @@
 """`okdhp average`: between a network and what fine-tuning made of it."""
 
-import hashlib
 from pathlib import Path
 
 from torch import Tensor
 
+from model.export import sha256
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 
@@ -28,7 +28,6 @@ def average(before: Path, after: Path, out: Path, share: float) -> None:
         name: old[name].float().lerp(value.float(), share) if value.is_floating_point() else value
         for name, value in weights.items()
     }
-    with open(before, "rb") as file:
-        about = {"with": hashlib.file_digest(file, "sha256").hexdigest(), "share": share}
+    about = {"with": sha256(before), "share": share}
     history = [entry | {"scores": {}} for entry in content["history"]]
     save_checkpoint(out, content | {"ema": mixed, "model": {}, "optimiser": {}, "history": history, "averaged": about})

@@ -101,19 +101,16 @@ def wanted(listed: Listed, looks: Looks, maps: Tensor, size_hw: tuple[int, int])
 
 
 def region_losses(region: Region, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`losses` of a batch whose first crops are of regions, as `targets` has them, and of the others nothing."""
-    boxes, near, counts = (targets[f"region/{name}"] for name in ("boxes", "near", "counts"))
-    return losses(Region(region.boxes[: len(boxes)].float(), region.fit[: len(boxes)].float()), boxes, near, counts)
+    """Named terms of a batch whose first crops are of regions; their sum is minimised.
 
-
-def losses(region: Region, boxes: Tensor, near: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    """Named terms; their sum is minimised. What the fit should be, the box that was answered says: its IoU.
-
-    boxes, near and counts: as Wanted has them, where `region` is.
+    targets: "region/boxes", "region/near" and "region/counts", as Wanted has them; the other crops teach no boxes. What
+    the fit should be, the box that was answered says: its IoU.
     """
-    fit = torch.where(near, box_iou(region.boxes.detach(), boxes).clamp(0, 1), 0.0)
-    surprise = F.binary_cross_entropy_with_logits(region.fit, fit, reduction="none")
+    boxes, near, counts = (targets[f"region/{name}"] for name in ("boxes", "near", "counts"))
+    answered, logits = region.boxes[: len(boxes)], region.fit[: len(boxes)]
+    fit = torch.where(near, box_iou(answered.detach(), boxes).clamp(0, 1), 0.0)
+    surprise = F.binary_cross_entropy_with_logits(logits, fit, reduction="none")
     return {
-        "giou": giou_loss(region.boxes, boxes, near.float()),
+        "giou": giou_loss(answered, boxes, near.float()),
         "fit": (surprise * counts).sum() / group_mean(counts.sum().float()).clamp_min(1),
     }

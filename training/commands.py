@@ -25,6 +25,7 @@ from training.evaluate import (
 from training.joints import MPII
 from training.metrics import Floats, Found, recall_and_false_rate, recall_at_false_rate
 from training.pckh import Pckh
+from training.pose_crops import check_detector
 from training.pose_task import scored
 from training.proposals import regions_of
 from training.served import boxes_and_scores, coco_results, serve
@@ -50,6 +51,7 @@ def run_training(
 ) -> Path:
     """Train `recipe` on the split train of the COCO-format or MPII folder `data`; returns the checkpoint's path."""
     chosen, values = pick_device(device), load_recipe(recipe)  # before the pictures, which take their time
+    check_detector(values, detector is not None)
     cv2.setNumThreads(1)  # torch already uses every core
     if chosen.type == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -57,7 +59,7 @@ def run_training(
     fast = wants_amp(amp, chosen)
     dataset = load_dataset(data, "train", chosen, limit, pictures)
     print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
-    regions = regions_of(detector, dataset, values.holdout) if detector is not None else None
+    regions = regions_of(detector, dataset, values.holdout, out / "regions.pt") if detector is not None else None
     about = {"data": f"{len(dataset.people)} people of {data.name}, split train", "hardware": hardware(chosen)}
     if detector is not None:
         about["detector"] = sha256(detector)

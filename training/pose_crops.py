@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from training.augment import person_crops, transform_points, uniform
 from training.box_task import Regions, Wanted, mirrored_maps, random_looks, wanted
-from training.config import Augment
+from training.config import Augment, Recipe, RecipeError
 from training.data import PARTIAL_SOURCES, Dataset, People
 from training.joints import JointSet
 from training.losses import box_iou
@@ -92,3 +92,10 @@ def asked_keypoints(people: People) -> Tensor:
         of_it = torch.from_numpy(people.sources == source)
         asked[of_it] = people.labelled[of_it].any(0)
     return asked
+
+
+def check_detector(recipe: Recipe, given: bool) -> None:
+    """Raises RecipeError where `recipe` wants a detector and none is given, or would not listen to the one given."""
+    if (recipe.region_share > 0) != given:
+        needs = "needs a detector (--detector)" if recipe.region_share > 0 else "reads no detector's boxes"
+        raise RecipeError(f"{recipe.name}: with region_share = {recipe.region_share:g} it {needs}")

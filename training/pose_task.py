@@ -66,7 +66,8 @@ class PoseTask:
         "absent" (B, K): which keypoints are known to be out of sight, so that their heatmaps should be empty. The
         first crops, by the recipe's region_share, are of regions: "region/boxes", "region/near", "region/counts".
         """
-        size, config, count = (stage.height, stage.width), self.recipe.augment, self.regions_in(len(rows))
+        size, config = (stage.height, stage.width), self.recipe.augment
+        count = round(self.recipe.region_share * len(rows))
         crops, targets = self.crops.of_people(rows[count:], size, generator), {}
         if count:
             looked, wanted = self.crops.of_regions(count, size, generator)
@@ -77,10 +78,6 @@ class PoseTask:
         images = occlude(photometric(images, config, generator), config, generator)
         targets |= keypoint_targets(crops, self.joints)
         return images, {name: value.to(images.device, non_blocking=True) for name, value in targets.items()}
-
-    def regions_in(self, batch: int) -> int:
-        """How many of a batch's crops are of regions."""
-        return round(self.recipe.region_share * batch)
 
     def losses(self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float) -> dict[str, Tensor]:
         """Named terms; their sum is minimised."""

@@ -1,32 +1,43 @@
 """Where a detector sees somebody: the regions that a pose network's box head learns from."""
 
+import hashlib
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from app.geometry import SMALLEST_BOX_PX
 from app.models import DetectorNetwork, read_card
+from model.export import sha256
 from training.box_task import JITTER, LISTED_JITTER, Regions
-from training.data import Dataset, held_pictures
+from training.checkpoint import save_checkpoint
+from training.data import Dataset, digest, held_pictures
 from training.evaluate import Network, complete_pictures, find_people, load_network
 from training.pictures import DataError
 
 log = logging.getLogger("okdhp.train")
-SMALLEST_PX = 2.0
 
 
-def regions_of(detector: Path, dataset: Dataset, holdout: float) -> Regions:
+def regions_of(detector: Path, dataset: Dataset, holdout: float, kept: Path) -> Regions:
     """What the exported `detector` proposes in `dataset`, and who is listed there, but for the pictures held out.
 
+    It looks once, which takes minutes, and leaves what it found in the file `kept` for the next start of the run.
     Raises DataError for a file that is no detector, or that finds nobody.
     """
+    pictures = hashlib.sha256(dataset.image_ids.tobytes()).hexdigest()
+    known = {"detector": sha256(detector), "people": digest(dataset.people), "pictures": pictures, "holdout": holdout}
+    if kept.exists() and (found := torch.load(kept, weights_only=True))["known"] == known:
+        return Regions(*found["regions"])
     network = load_network(detector)
     min_score = float(read_card(detector).get("min_score", DetectorNetwork.DEFAULT_MIN_SCORE))
     held = held_pictures(dataset.image_ids, holdout)
     taught = [index for index in complete_pictures(dataset) if not held[index]]
     regions = with_listed(proposed(network, dataset, taught, min_score), dataset, taught)
     log.info("%d regions in %d pictures", len(regions), len(taught))
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one writes
+        save_checkpoint(kept, {"known": known, "regions": (regions.picture, regions.boxes, regions.jitter)})
     return regions
 
 
@@ -36,7 +47,7 @@ def proposed(network: Network, dataset: Dataset, pictures: list[int], min_score:
     for index, (found, scores) in zip(pictures, find_people(network, dataset, pictures), strict=True):
         width, height = dataset.pictures.size_wh[index].tolist()
         inside = found.clip(0, [width, height, width, height])
-        kept = (scores >= min_score) & ((inside[:, 2:] - inside[:, :2]) >= SMALLEST_PX).all(1)
+        kept = (scores >= min_score) & ((inside[:, 2:] - inside[:, :2]) >= SMALLEST_BOX_PX).all(1)
         owners += [index] * int(kept.sum())
         boxes.append(inside[kept])
     if not owners:

@@ -18,13 +18,14 @@ from tqdm import tqdm
 from model.okdhp import OKDHP, Outputs
 from training.box_task import Regions
 from training.checkpoint import CheckpointError, lineage, load_checkpoint
-from training.config import BEST, Recipe, RecipeError, Stage
+from training.config import BEST, Recipe, Stage
 from training.data import Dataset, digest, held_pictures
 from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
 from training.ema import EMA
 from training.losses import ramp_up
 from training.pictures import DataError
+from training.pose_crops import check_detector
 from training.pose_task import PoseTask
 from training.progress import Progress
 from training.reporting import conclude
@@ -143,15 +144,13 @@ def prepare(
 ) -> Run:
     """What `train` trains, at its beginning; the arguments are `train`'s."""
     check_teacher(recipe, start.teacher)
+    check_detector(recipe, start.regions is not None)
     torch.manual_seed(recipe.seed)
     torch.backends.cudnn.benchmark = True  # inputs keep their size for a whole stage
     group = join_group(device)
     held = held_pictures(dataset.image_ids, recipe.holdout)
     if recipe.kept == BEST and not held.any():
         raise DataError(f"of {len(held)} pictures none is held out to choose the best branch by: raise holdout")
-    if (recipe.region_share > 0) != (start.regions is not None):
-        needs = "needs a detector (--detector)" if recipe.region_share > 0 else "reads no detector's boxes"
-        raise RecipeError(f"{recipe.name}: with region_share = {recipe.region_share:g} it {needs}")
     poses = recipe.task == "pose"
     task: Task = PoseTask(recipe, dataset, held, start.regions) if poses else DetectorTask(recipe, dataset, held)
     batch = max(stage.batch for stage in recipe.stages)

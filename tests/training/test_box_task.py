@@ -17,9 +17,9 @@ from training.box_task import (
     Regions,
     Wanted,
     end_at_floor,
-    losses,
     mirrored_maps,
     random_looks,
+    region_losses,
     wanted,
 )
 from training.data import load_coco
@@ -45,8 +45,8 @@ def looks(*boxes: tuple[float, ...], floor: float = torch.inf) -> Looks:
     return Looks(torch.zeros(len(boxes), dtype=torch.int64), torch.tensor(boxes), torch.full((len(boxes),), floor))
 
 
-def judged(target: Wanted) -> tuple[Tensor, Tensor, Tensor]:
-    return target.boxes, target.near, target.counts
+def judged(region: Region, target: Wanted) -> dict[str, Tensor]:
+    return region_losses(region, {f"region/{name}": getattr(target, name) for name in ("boxes", "near", "counts")})
 
 
 def test_a_region_is_of_whom_it_overlaps_most_and_of_nobody_below_an_iou_of_point_three() -> None:
@@ -121,10 +121,10 @@ def test_fit_is_taught_the_iou_of_the_answered_box_and_zero_where_nobody_is() ->
     answered = target.boxes.clone()
     answered[0, 3] = answered[0, 1] + (answered[0, 3] - answered[0, 1]) / 2  # half of the person: an IoU of .5
     best = torch.logit(torch.tensor([0.5, 1e-6, 0.9]))
-    least = losses(region(answered, best), *judged(target))["fit"]
+    least = judged(region(answered, best), target)["fit"]
     for other in ((0.6, 1e-6, 0.9), (0.4, 1e-6, 0.9), (0.5, 0.1, 0.9)):
-        assert losses(region(answered, torch.logit(torch.tensor(other))), *judged(target))["fit"] > least + 1e-3
-    crowd_differs = losses(region(answered, torch.logit(torch.tensor([0.5, 1e-6, 0.1]))), *judged(target))["fit"]
+        assert judged(region(answered, torch.logit(torch.tensor(other))), target)["fit"] > least + 1e-3
+    crowd_differs = judged(region(answered, torch.logit(torch.tensor([0.5, 1e-6, 0.1]))), target)["fit"]
     assert crowd_differs.item() == pytest.approx(least.item())
 
 
@@ -132,10 +132,10 @@ def test_boxes_are_taught_where_somebody_is_only() -> None:
     at = looks(TALL, (300.0, 300, 340, 380))
     target = wanted(listed(), at, crop_matrices(at.boxes, SIZE_HW), SIZE_HW)
     answer = region(target.boxes + 0.05, torch.zeros(2))
-    losses(answer, *judged(target))["giou"].backward()
+    judged(answer, target)["giou"].backward()
     assert answer.boxes.grad is not None
     assert answer.boxes.grad[0].abs().sum() > 0 and answer.boxes.grad[1].abs().sum() == 0
-    assert losses(region(target.boxes, torch.zeros(2)), *judged(target))["giou"].item() == pytest.approx(0, abs=1e-6)
+    assert judged(region(target.boxes, torch.zeros(2)), target)["giou"].item() == pytest.approx(0, abs=1e-6)
 
 
 def detector(boxes: list[list[float]], scores: list[float]) -> Network:

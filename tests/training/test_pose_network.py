@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from training.datasets import load_dataset
 from training.joints import COCO
 from training.pose_network import build_model
 from training.restore import build_network
+from training.teacher import load_teacher
 from training.train import start_from, train
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.toml"))
 WEIGHTS = Path(__file__).parents[2] / "weights"
+REFINED = load_recipe(CONFIGS[0].with_name("pose-refined.toml"))
 CPU = torch.device("cpu")
 STUDENT = Recipe(
     name="tiny",
@@ -148,6 +151,18 @@ def test_bundled_weights_are_all_that_finetuning_starts_from(task: str) -> None:
     assert len(used) == len(wanted)
     for name in used:
         torch.testing.assert_close(started[name].float(), bundled[name].float())
+
+
+def test_the_bundled_student_s_card_has_the_recipe_of_its_last_run() -> None:
+    card = json.loads((WEIGHTS / "pose.json").read_text())
+    assert recipe_from_dict(card["recipe"]) == dataclasses.replace(REFINED, name="pose")
+
+
+def test_the_bundled_large_network_teaches_the_bundled_student() -> None:
+    """docs/weights.md: `--teacher weights/pose-large.pt`."""
+    student = dataclasses.replace(REFINED, distillation="teacher", fau="mean")
+    teacher = load_teacher(WEIGHTS / "pose-large.pt", student, CPU)
+    assert teacher.heatmaps(torch.zeros(1, 3, 256, 192)).shape == (1, 17, 64, 48)
 
 
 @pytest.mark.parametrize(
