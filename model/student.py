@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.box_head import BoxHead
+from model.cross_stage import CrossStage
 from model.layers import Projection, RepConv
 from model.outputs import BranchOutput, TrunkOutput
 
@@ -19,10 +20,14 @@ PIXEL_SCALE = 64.0  # a factor and no offset: export folds it into the first ker
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Channels at strides 2, 4, 8 and so on, and how many further convolutions follow each downsampling one."""
+    """Channels at strides 2, 4, 8 and so on, and how many further convolutions follow each downsampling one.
+
+    cross_stage: they follow on half of the channels (CrossStage), which gives more layers for the same time.
+    """
 
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     depths: tuple[int, ...] = (0, 0, 2, 3, 2)
+    cross_stage: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,11 @@ class Encoder(nn.Module):
         channels = 3
         self.stages = nn.ModuleList()
         for width, depth in zip(config.widths, config.depths, strict=True):
-            blocks = [RepConv(channels, width, stride=2), *(RepConv(width, width) for _ in range(depth))]
-            self.stages.append(nn.Sequential(*blocks))
+            if config.cross_stage and depth:
+                following: list[nn.Module] = [CrossStage(width, depth)]
+            else:
+                following = [RepConv(width, width) for _ in range(depth)]
+            self.stages.append(nn.Sequential(RepConv(channels, width, stride=2), *following))
             channels = width
         self.stem_channels = config.widths[2]
         self.pixel_scale = PIXEL_SCALE

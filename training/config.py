@@ -16,7 +16,7 @@ CHANCES = "flip rotation half_body occlusion low_light noise blur mosaic close_u
 
 UNREAD = {  # by each task: a file that sets one of these expects what will not come
     "pose": ("box_weight", "augment.mosaic", "augment.close_up"),
-    "detector": ("sigma", "hard_kl_weight", "absent_weight", "region_share")
+    "detector": ("sigma", "hard_kl_weight", "absent_weight", "region_share", "unlabelled_weight")
     + ("augment.scale", "augment.rotation", "augment.shift", "augment.half_body", "augment.background"),
 }
 
@@ -57,11 +57,12 @@ class Branch:
 class Encoder:
     """The shared encoder: channels and further convolutions at strides 2 to 32, and 64 where there is a sixth of each.
 
-    Or a factor on published ones.
+    cross_stage: those convolutions in pairs, on half of the channels (model.cross_stage). Or a factor on published ones.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     depths: tuple[int, ...] = (0, 0, 2, 3, 2)
+    cross_stage: bool = False
     multiplier: float = 1.0  # resnet18, mobilenetv2 and shufflenetv2: factor on the published channels
 
 
@@ -122,6 +123,7 @@ class Recipe:
     hard_kl_weight: float = 0.2  # KL from the annotated heatmaps: ends the plateau in which MSE predicts nothing at all
     absent_weight: float = 0.0  # of the empty heatmap of a keypoint that is not labelled, being out of sight
     kd_weight: float = 2.0
+    unlabelled_weight: float = 0.0  # in that KL, of keypoints that nobody labelled but the target shows
     kd_ramp: float = 0.6  # share of the run over which the KL's weight rises to kd_weight
     temperature: float = 0.1
     box_weight: float = 2.0
@@ -201,6 +203,8 @@ class Recipe:
             _require(possible, f"a tower is a detector's, of at least 0 convolutions, got {branch}")
         sizes = len(encoder.widths), len(encoder.depths)
         _require(sizes in ((5, 5), (6, 6)), f"an encoder has 5 widths and depths, or 6, got {sizes[0]} and {sizes[1]}")
+        even = not encoder.cross_stage or all(size % 2 == 0 for size in (*encoder.widths, *encoder.depths))
+        _require(even, f"with cross_stage an encoder's widths and depths are even, got {encoder}")
         if name == "student":
             _require(encoder.multiplier == 1, "multiplier is for published encoders; the student has widths")
         else:
@@ -233,6 +237,7 @@ class Recipe:
         _require(how != "mutual" or not alone, "mutual distillation needs at least two branches")
         weighed = how == "ensemble" or alone or self.fau == "mean"
         _require(weighed, f'{how} distillation learns no weights of branches: set fau = "mean", got {self.fau!r}')
+        _require(self.unlabelled_weight >= 0, f"unlabelled_weight must be at least 0, got {self.unlabelled_weight}")
         _require(self.kd_ramp > 0, f"kd_ramp must be above 0, got {self.kd_ramp}")
 
     @property

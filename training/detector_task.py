@@ -28,7 +28,7 @@ SHOWN, DRAWN_SCORE = 6, 0.3  # held-out pictures drawn for TensorBoard, and peop
 
 def build_model(recipe: Recipe) -> OKDHP:
     """The multi-branch network of a detector recipe, freshly initialised."""
-    encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths)
+    encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths, recipe.encoder.cross_stage)
     branches = {
         branch.name: DetectorBranch(DecoderConfig(branch.widths, branch.depth, own=branch.own), encoder, branch.tower)
         for branch in recipe.branches

@@ -11,6 +11,7 @@ from training.losses import Heatmaps, pixelwise_kl, soft_mse
 
 Distillation = Literal["ensemble", "mutual", "teacher"]
 SoftLoss = Literal["kl", "mse"]
+SEEN = 0.3  # a heatmap that rises less is no keypoint
 
 
 def soft_targets(
@@ -33,6 +34,15 @@ def soft_targets(
         finals = {name: Heatmaps(branch.final.detach(), temperature) for name, branch in outputs.branches.items()}
         return {name: tuple(final for other, final in finals.items() if other != name) for name in finals}
     return dict.fromkeys(names, (Heatmaps(outputs.ensemble.detach(), temperature),) if len(names) > 1 else ())
+
+
+def seen_by(teachers: Sequence[Heatmaps]) -> Tensor:
+    """How high the mean of the teachers' heatmaps (B, K, H, W) rises for each keypoint, (B, K) in 0..1.
+
+    0 below SEEN: what nobody labelled, being out of sight or never asked for, is taught where they see it.
+    """
+    peaks = torch.stack([teacher.maps for teacher in teachers]).mean(0).amax((2, 3)).clamp(max=1)
+    return peaks * (peaks >= SEEN)
 
 
 def soft_loss(

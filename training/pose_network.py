@@ -27,7 +27,7 @@ def build_model(recipe: Recipe, num_keypoints: int = NUM_KEYPOINTS) -> OKDHP:
 
 
 def _student(recipe: Recipe, num_keypoints: int) -> Parts:
-    encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths)
+    encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths, recipe.encoder.cross_stage)
     branches: dict[str, nn.Module] = {}
     last = recipe.stages[-1]
     boxes_in = (last.height, last.width) if recipe.region_share > 0 else None

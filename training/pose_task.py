@@ -12,7 +12,7 @@ from training.box_task import Regions, end_at_floor, region_losses
 from training.config import Recipe, Stage
 from training.data import Dataset, People
 from training.decoding import Decode, deployed_decoding
-from training.distillation import soft_loss, soft_targets
+from training.distillation import seen_by, soft_loss, soft_targets
 from training.joints import MPII, JointSet
 from training.losses import Heatmaps, heatmap_mse, pixelwise_kl
 from training.metrics import measured, oks, oks_share
@@ -95,7 +95,10 @@ class PoseTask:
                 hard = [pixelwise_kl(maps, target, visible) for maps in heatmaps]
                 terms[f"hard_kl/{name}"] = recipe.hard_kl_weight * torch.stack(hard).sum()
             if teachers := soft.get(name):
-                distance = soft_loss(heatmaps, teachers, target, visible, kind)
+                taught = visible
+                if recipe.unlabelled_weight > 0:
+                    taught = visible + recipe.unlabelled_weight * seen_by(teachers) * ~targets["labelled"]
+                distance = soft_loss(heatmaps, teachers, target, taught, kind)
                 terms[f"{'kl' if kind == 'kl' else 'soft_mse'}/{name}"] = kd_weight * distance
             if branch.region is not None and "region/boxes" in targets:
                 terms |= {f"{term}/{name}": value for term, value in region_losses(branch.region, targets).items()}
