@@ -77,11 +77,12 @@ class Encoder(nn.Module):
         channels = 3
         self.stages = nn.ModuleList()
         for width, depth in zip(config.widths, config.depths, strict=True):
+            stage: list[nn.Module] = [RepConv(channels, width, stride=2)]
             if config.cross_stage and depth:
-                following: list[nn.Module] = [CrossStage(width, depth)]
+                stage.append(CrossStage(width, depth))
             else:
-                following = [RepConv(width, width) for _ in range(depth)]
-            self.stages.append(nn.Sequential(RepConv(channels, width, stride=2), *following))
+                stage += [RepConv(width, width) for _ in range(depth)]
+            self.stages.append(nn.Sequential(*stage))
             channels = width
         self.stem_channels = config.widths[2]
         self.pixel_scale = PIXEL_SCALE

@@ -57,7 +57,7 @@ class Branch:
 class Encoder:
     """The shared encoder: channels and further convolutions at strides 2 to 32, and 64 where there is a sixth of each.
 
-    cross_stage: those convolutions in pairs, on half of the channels (model.cross_stage). Or a factor on published ones.
+    cross_stage: those convolutions in pairs on half of the channels (model.cross_stage). Or a factor on published ones.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from model.cross_stage import CrossStage
 from model.layers import Projection, RepConv, fuse
 from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig
 
@@ -31,17 +32,30 @@ def test_kernel_is_the_sum_of_three_side_by_side_branches(channels: tuple[int, i
     torch.testing.assert_close(layer(x), F.relu(layer.norm(branches)), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("layer", [RepConv(5, 5), RepConv(5, 8, 2), Projection(5, 8)])
+@pytest.mark.parametrize("layer", [RepConv(6, 6), RepConv(6, 8, 2), Projection(6, 8), CrossStage(6, 4)])
 def test_fused_layer_computes_the_same(layer: nn.Module) -> None:
-    x = torch.randn(2, 5, 9, 8)
+    x = torch.randn(2, 6, 9, 8)
     expected = randomise(layer)(x)
     fused = fuse(copy.deepcopy(layer))
     torch.testing.assert_close(fused(x), expected, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
 
 
-def test_fused_network_holds_plain_convolutions_alone() -> None:
-    config = EncoderConfig((4, 8, 8, 8, 8), (0, 0, 1, 1, 0))
+def test_cross_stage_merges_what_passed_what_entered_and_every_second_convolution() -> None:
+    level = randomise(CrossStage(6, 4))
+    x = torch.randn(2, 6, 5, 4)
+    entered = level.entry(x)
+    second = level.chain[0][1](level.chain[0][0](entered))
+    fourth = level.chain[1][1](level.chain[1][0](second))
+    expected = level.merge(torch.cat([level.passed(x), entered, second, fourth], 1))
+    torch.testing.assert_close(level(x), expected)
+    assert level(x).shape == x.shape and entered.shape[1] == 3
+
+
+@pytest.mark.parametrize("cross_stage", [False, True])
+def test_fused_network_holds_plain_convolutions_alone(cross_stage: bool) -> None:
+    config = EncoderConfig((4, 8, 8, 8, 8), (0, 0, 2, 2, 0), cross_stage)
+    assert any(isinstance(module, CrossStage) for module in Encoder(config).modules()) == cross_stage
     network = fuse(nn.ModuleList([Encoder(config), DetectorBranch(DecoderConfig((8, 8)), config, tower=1)]))
     kinds = {type(module) for module in network.modules() if not list(module.children())}
     assert kinds == {nn.Conv2d, nn.ReLU, nn.Identity}

@@ -1,6 +1,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,11 +11,12 @@ from model.outputs import BranchOutput
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Augment, Branch, Encoder, Recipe, RecipeError, Stage
 from training.datasets import load_dataset
-from training.distillation import soft_loss, soft_targets
+from training.distillation import seen_by, soft_loss, soft_targets
 from training.losses import Heatmaps, pixelwise_kl, soft_mse
+from training.pose_task import PoseTask
 from training.restore import restore
 from training.teacher import load_teacher
-from training.train import Start, train
+from training.train import Start, seeded, train
 
 CPU = torch.device("cpu")
 STUDENT = Recipe(
@@ -105,6 +107,35 @@ def test_soft_loss_adds_up_a_branchs_heatmaps_and_averages_its_teachers(kind: st
             kl, mse = pixelwise_kl(student, teacher, weight), soft_mse(student, teacher, target, weight)
             by_hand += float(kl if kind == "kl" else mse) / 3
     assert soft_loss(students, teachers, target, weight, kind).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_keypoint_is_seen_as_surely_as_its_mean_heatmap_rises_and_not_at_all_below_a_floor() -> None:
+    maps = torch.zeros(2, 1, 4, 4, 4)
+    maps[:, 0, 0, 1, 2], maps[:, 0, 2, 3, 3] = 0.8, 2.0
+    maps[0, 0, 1, 0, 0] = maps[1, 0, 1, 3, 3] = 0.5  # each sees it elsewhere: on the mean it rises to .25
+    seen = seen_by([Heatmaps(one, T) for one in maps])
+    torch.testing.assert_close(seen, torch.tensor([[0.8, 0.0, 1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_what_nobody_labelled_is_taught_where_the_teacher_sees_it(weight: float, drawn_folder: Path) -> None:
+    recipe = dataclasses.replace(
+        STUDENT, distillation="teacher", branches=STUDENT.branches[:1], unlabelled_weight=weight, hard_kl_weight=0.0
+    )
+    dataset = load_dataset(drawn_folder, "train")
+    task = PoseTask(recipe, dataset, np.zeros(len(dataset.pictures), bool))
+    _, targets = task.batch(torch.arange(4), recipe.stages[0], seeded(0, 0, 1))
+    labelled, seen, unseen = range(3)
+    targets["labelled"] = torch.zeros(4, 17, dtype=torch.bool)
+    targets["labelled"][:, labelled] = True
+    targets["keypoints"][:, labelled] = 30.0
+    targets["teacher"] = torch.full((4, 17, 16, 16), 0.1)
+    targets["teacher"][:, [labelled, seen], 5, 5] = 0.9
+    final = torch.zeros(4, 17, 16, 16, requires_grad=True)
+    out = Outputs((), {"a": BranchOutput(final)}, torch.ones(4, 1, 17), final)
+    task.losses(out, targets, recipe.stages[0], 1.0)["kl/a"].backward()
+    taught = final.grad.abs().amax((0, 2, 3)) > 0
+    assert taught[[labelled, seen, unseen]].tolist() == [True, weight > 0, False]
 
 
 def losses(recipe: Recipe, folder: Path, out: Path, **options: Path) -> dict[str, float]:
