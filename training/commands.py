@@ -29,6 +29,7 @@ from training.pose_crops import check_detector
 from training.pose_task import scored
 from training.proposals import regions_of
 from training.served import boxes_and_scores, coco_results, serve
+from training.teacher import check_teacher
 from training.train import Start, train
 
 # Share of people with OKS >= t, mean over t, of MediaPipe 0.10.21's BlazePose Full on 1.5x crops of the same val.json.
@@ -52,6 +53,7 @@ def run_training(
     """Train `recipe` on the split train of the COCO-format or MPII folder `data`; returns the checkpoint's path."""
     chosen, values = pick_device(device), load_recipe(recipe)  # before the pictures, which take their time
     check_detector(values, detector is not None)
+    check_teacher(values, teacher)
     cv2.setNumThreads(1)  # torch already uses every core
     if chosen.type == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

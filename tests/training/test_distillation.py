@@ -5,13 +5,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from app.cli import app
+from model.export import sha256
 from model.okdhp import Outputs
 from model.outputs import BranchOutput
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Augment, Branch, Encoder, Recipe, RecipeError, Stage
 from training.datasets import load_dataset
 from training.distillation import seen_by, soft_loss, soft_targets
+from training.exporting import run_export
 from training.losses import Heatmaps, pixelwise_kl, soft_mse
 from training.pose_task import PoseTask
 from training.restore import restore
@@ -125,17 +129,17 @@ def test_what_nobody_labelled_is_taught_where_the_teacher_sees_it(weight: float,
     dataset = load_dataset(drawn_folder, "train")
     task = PoseTask(recipe, dataset, np.zeros(len(dataset.pictures), bool))
     _, targets = task.batch(torch.arange(4), recipe.stages[0], seeded(0, 0, 1))
-    labelled, seen, unseen = range(3)
+    labelled, seen, unseen, outside = range(4)
     targets["labelled"] = torch.zeros(4, 17, dtype=torch.bool)
-    targets["labelled"][:, labelled] = True
-    targets["keypoints"][:, labelled] = 30.0
+    targets["labelled"][:, [labelled, outside]] = True
+    targets["keypoints"][:, labelled], targets["keypoints"][:, outside] = 30.0, -30.0
     targets["teacher"] = torch.full((4, 17, 16, 16), 0.1)
-    targets["teacher"][:, [labelled, seen], 5, 5] = 0.9
+    targets["teacher"][:, [labelled, seen, outside], 5, 5] = 0.9
     final = torch.zeros(4, 17, 16, 16, requires_grad=True)
     out = Outputs((), {"a": BranchOutput(final)}, torch.ones(4, 1, 17), final)
     task.losses(out, targets, recipe.stages[0], 1.0)["kl/a"].backward()
     taught = final.grad.abs().amax((0, 2, 3)) > 0
-    assert taught[[labelled, seen, unseen]].tolist() == [True, weight > 0, False]
+    assert taught[[labelled, seen, unseen, outside]].tolist() == [True, weight > 0, False, False]
 
 
 def losses(recipe: Recipe, folder: Path, out: Path, **options: Path) -> dict[str, float]:
@@ -169,6 +173,25 @@ def test_a_teacher_is_the_averaged_network_of_its_best_branch(drawn_folder: Path
     images = torch.rand(2, 3, 64, 64) * 255
     taught = load_teacher(tmp_path / "last.pt", STUDENT, CPU).heatmaps(images)
     torch.testing.assert_close(taught, model.eval()(images).branches["b"].final, atol=1e-5, rtol=1e-4)
+
+
+def test_a_card_names_its_teacher(drawn_folder: Path, tmp_path: Path) -> None:
+    losses(STUDENT, drawn_folder, tmp_path)
+    taught = dataclasses.replace(STUDENT, distillation="teacher")
+    losses(taught, drawn_folder, tmp_path / "taught", start=Start(teacher=tmp_path / "last.pt"))
+    assert "teacher" not in run_export(tmp_path / "last.pt", tmp_path / "alone.onnx", "a", None)["trained"]
+    card = run_export(tmp_path / "taught" / "last.pt", tmp_path / "pose.onnx", "a", None)
+    assert card["trained"]["teacher"] == sha256(tmp_path / "last.pt")
+
+
+def test_a_missing_teacher_is_refused_before_the_pictures_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "taught.toml").write_text(
+        'name = "taught"\ntask = "pose"\nfau = "mean"\ndistillation = "teacher"\n'
+        "[[stages]]\nepochs = 1\nheight = 64\nwidth = 64\n"
+    )
+    folders = ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, ["train", str(tmp_path / "taught.toml"), *folders])
+    assert result.exit_code == 2 and "needs a teacher's checkpoint (--teacher)" in result.output.replace("\n", "")
 
 
 def test_teachers_that_cannot_teach_are_refused_in_one_line(drawn_folder: Path, tmp_path: Path) -> None:
