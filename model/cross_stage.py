@@ -18,6 +18,7 @@ class CrossStage(nn.Module):
 
     def __init__(self, channels: int, depth: int) -> None:
         super().__init__()
+        assert channels % 2 == depth % EVERY == 0
         half = channels // 2
         self.passed, self.entry = _pointwise(channels, half), _pointwise(channels, half)
         pairs = (nn.Sequential(*(RepConv(half, half) for _ in range(EVERY))) for _ in range(depth // EVERY))

@@ -138,6 +138,7 @@ def export_onnx(deployed: Deployed, size_hw: tuple[int, int], path: Path, half: 
     assert program is not None
     program.optimize()
     proto = program.model_proto
+    forget_source(proto.graph)
     if half:
         store_half(proto.graph)
     onnx.checker.check_model(proto, full_check=True)
@@ -159,6 +160,12 @@ def store_half(graph: GraphProto) -> None:
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def forget_source(graph: GraphProto) -> None:
+    """Leave out, in place, which line of which file each node comes from: paths of the machine that exported."""
+    for node in graph.node:
+        del node.metadata_props[:]
 
 
 def cost(deployed: Deployed, size_hw: tuple[int, int]) -> dict[str, float]:

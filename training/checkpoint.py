@@ -50,6 +50,6 @@ def lineage(path: Path) -> list[dict[str, Any]]:
         "hardware": content.get("hardware", ""),
         "data": content.get("data", ""),
         "sha256": digest,
-        **{name: content[name] for name in ("averaged",) if name in content},
+        **{name: content[name] for name in ("teacher", "averaged") if content.get(name)},
     }
     return [*content.get("before", []), last]

@@ -123,7 +123,7 @@ class Recipe:
     hard_kl_weight: float = 0.2  # KL from the annotated heatmaps: ends the plateau in which MSE predicts nothing at all
     absent_weight: float = 0.0  # of the empty heatmap of a keypoint that is not labelled, being out of sight
     kd_weight: float = 2.0
-    unlabelled_weight: float = 0.0  # in that KL, of keypoints that nobody labelled but the target shows
+    unlabelled_weight: float = 0.0  # in the KL from the teachers: of keypoints that they see and nobody labelled
     kd_ramp: float = 0.6  # share of the run over which the KL's weight rises to kd_weight
     temperature: float = 0.1
     box_weight: float = 2.0
@@ -203,9 +203,9 @@ class Recipe:
             _require(possible, f"a tower is a detector's, of at least 0 convolutions, got {branch}")
         sizes = len(encoder.widths), len(encoder.depths)
         _require(sizes in ((5, 5), (6, 6)), f"an encoder has 5 widths and depths, or 6, got {sizes[0]} and {sizes[1]}")
-        even = not encoder.cross_stage or all(size % 2 == 0 for size in (*encoder.widths, *encoder.depths))
-        _require(even, f"with cross_stage an encoder's widths and depths are even, got {encoder}")
         if name == "student":
+            even = not encoder.cross_stage or all(size % 2 == 0 for size in (*encoder.widths, *encoder.depths))
+            _require(even, f"with cross_stage an encoder's widths and depths are even, got {encoder}")
             _require(encoder.multiplier == 1, "multiplier is for published encoders; the student has widths")
         else:
             given = Encoder(multiplier=encoder.multiplier)
@@ -238,6 +238,8 @@ class Recipe:
         weighed = how == "ensemble" or alone or self.fau == "mean"
         _require(weighed, f'{how} distillation learns no weights of branches: set fau = "mean", got {self.fau!r}')
         _require(self.unlabelled_weight >= 0, f"unlabelled_weight must be at least 0, got {self.unlabelled_weight}")
+        taught = self.soft_loss == "kl" and self.kd_weight > 0 and (how == "teacher" or not alone)
+        _require(self.unlabelled_weight == 0 or taught, "unlabelled_weight is of a KL from teachers, and there is none")
         _require(self.kd_ramp > 0, f"kd_ramp must be above 0, got {self.kd_ramp}")
 
     @property

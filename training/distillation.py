@@ -39,7 +39,8 @@ def soft_targets(
 def seen_by(teachers: Sequence[Heatmaps]) -> Tensor:
     """How high the mean of the teachers' heatmaps (B, K, H, W) rises for each keypoint, (B, K) in 0..1.
 
-    0 below SEEN: what nobody labelled, being out of sight or never asked for, is taught where they see it.
+    0 below SEEN. What nobody labelled is taught where they see it, whether it was asked for or not: the KL says where
+    it is, if anywhere, and the MSE of what is known to be absent keeps the heatmap low.
     """
     peaks = torch.stack([teacher.maps for teacher in teachers]).mean(0).amax((2, 3)).clamp(max=1)
     return peaks * (peaks >= SEEN)

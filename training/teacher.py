@@ -55,8 +55,13 @@ def load_teacher(path: Path, student: Recipe, device: torch.device) -> Teacher:
 
 
 def check_teacher(recipe: Recipe, path: Path | None) -> None:
-    """Raises RecipeError where `recipe` wants a teacher and has none, or has one that it would not listen to."""
+    """Raises RecipeError where `recipe` wants a teacher and has none, or has one that it would not listen to.
+
+    And CheckpointError for one that is no file: before the pictures, which take their time.
+    """
     if recipe.distillation == "teacher" and path is None:
         raise RecipeError(f'{recipe.name}: distillation = "teacher" needs a teacher\'s checkpoint (--teacher)')
     if recipe.distillation != "teacher" and path is not None:
         raise RecipeError(f'{recipe.name}: a teacher is given, but distillation is "{recipe.distillation}"')
+    if path is not None and not path.is_file():
+        raise CheckpointError(f"{path}: no such file")

@@ -117,6 +117,14 @@ def test_bundled_file_is_the_one_its_card_describes(name: str) -> None:
     assert {"recipe", "trained", "scores", "gmacs", "parameters", "date", "data"} <= set(card)
 
 
+def test_an_exported_file_does_not_name_the_files_of_the_machine_that_made_it(tmp_path: Path) -> None:
+    export_onnx(deploy(detector_model(), "a", "detector"), (64, 64), tmp_path / "detector.onnx")
+    root = str(Path(__file__).parents[2]).encode()
+    for path in (tmp_path / "detector.onnx", *WEIGHTS.glob("*.onnx")):
+        content = path.read_bytes()
+        assert root not in content and b"stack_trace" not in content
+
+
 def test_a_pose_network_is_not_deployed_without_its_keypoints_sigmas() -> None:
     with pytest.raises(ValueError, match="17 keypoints needs as many sigmas, got 0"):
         deploy(pose_model(), "a", "pose")

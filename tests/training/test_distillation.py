@@ -134,7 +134,7 @@ def test_what_nobody_labelled_is_taught_where_the_teacher_sees_it(weight: float,
     targets["labelled"][:, [labelled, outside]] = True
     targets["keypoints"][:, labelled], targets["keypoints"][:, outside] = 30.0, -30.0
     targets["teacher"] = torch.full((4, 17, 16, 16), 0.1)
-    targets["teacher"][:, [labelled, seen, outside], 5, 5] = 0.9
+    targets["teacher"][:, [labelled, seen, outside], 5, 5], targets["teacher"][:, unseen, 5, 5] = 0.9, 0.25
     final = torch.zeros(4, 17, 16, 16, requires_grad=True)
     out = Outputs((), {"a": BranchOutput(final)}, torch.ones(4, 1, 17), final)
     task.losses(out, targets, recipe.stages[0], 1.0)["kl/a"].backward()
@@ -184,14 +184,20 @@ def test_a_card_names_its_teacher(drawn_folder: Path, tmp_path: Path) -> None:
     assert card["trained"]["teacher"] == sha256(tmp_path / "last.pt")
 
 
-def test_a_missing_teacher_is_refused_before_the_pictures_are_looked_at(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [([], "needs a teacher's checkpoint (--teacher)"), (["--teacher", "nowhere.pt"], "nowhere.pt: no such file")],
+)
+def test_a_missing_teacher_is_refused_before_the_pictures_are_looked_at(
+    given: list[str], why: str, tmp_path: Path
+) -> None:
     (tmp_path / "taught.toml").write_text(
         'name = "taught"\ntask = "pose"\nfau = "mean"\ndistillation = "teacher"\n'
         "[[stages]]\nepochs = 1\nheight = 64\nwidth = 64\n"
     )
     folders = ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
-    result = CliRunner().invoke(app, ["train", str(tmp_path / "taught.toml"), *folders])
-    assert result.exit_code == 2 and "needs a teacher's checkpoint (--teacher)" in result.output.replace("\n", "")
+    result = CliRunner().invoke(app, ["train", str(tmp_path / "taught.toml"), *folders, *given])
+    assert result.exit_code == 2 and why in result.output.replace("\n", "")
 
 
 def test_teachers_that_cannot_teach_are_refused_in_one_line(drawn_folder: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from training.train import start_from, train
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.toml"))
 WEIGHTS = Path(__file__).parents[2] / "weights"
+LARGE = CONFIGS[0].with_name("pose-large.toml")
 CPU = torch.device("cpu")
 STUDENT = Recipe(
     name="tiny",
@@ -155,6 +156,12 @@ def test_bundled_weights_are_all_that_finetuning_starts_from(task: str) -> None:
 def test_the_bundled_student_s_card_has_the_bundled_recipe() -> None:
     card = json.loads((WEIGHTS / "pose.json").read_text())
     assert recipe_from_dict(card["recipe"]) == load_recipe(WEIGHTS / "pose.toml")
+
+
+def test_the_bundled_large_network_is_the_heavy_branch_of_its_recipe() -> None:
+    card, recipe = json.loads((WEIGHTS / "pose-large.json").read_text()), load_recipe(LARGE)
+    heavy = tuple(branch for branch in recipe.branches if branch.name == recipe.kept)
+    assert recipe_from_dict(card["recipe"]) == dataclasses.replace(recipe, name="pose", branches=heavy)
 
 
 def test_the_bundled_large_network_teaches_the_bundled_student() -> None:
