@@ -126,9 +126,12 @@ def train(
     out: Annotated[Path, typer.Option(help="folder for checkpoints and TensorBoard; resumed if it has one")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     amp: Annotated[str, typer.Option(help="bfloat16: auto, on or off")] = "auto",
-    init: Annotated[Path | None, typer.Option(help="checkpoint whose matching weights to start from")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="checkpoint whose matching weights to start from", exists=True, dir_okay=False)
+    ] = None,
     teacher: Annotated[
-        Path | None, typer.Option(help='checkpoint that a recipe with distillation "teacher" needs')
+        Path | None,
+        typer.Option(help='checkpoint that a recipe with distillation "teacher" needs', exists=True, dir_okay=False),
     ] = None,
     max_hours: Annotated[float, typer.Option(help="stop after the epoch in which this passes")] = float("inf"),
     limit: Annotated[int | None, typer.Option(min=1, help="use only so many pictures, for a trial")] = None,
@@ -137,7 +140,12 @@ def train(
     ] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="speed the network up by torch.compile")] = False,
     detector: Annotated[
-        Path | None, typer.Option(help="an exported detector, whose boxes a recipe with region_share learns to mend")
+        Path | None,
+        typer.Option(
+            help="an exported detector, whose boxes a recipe with region_share learns to mend",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
 ) -> None:
     """Train a pose student or a person detector with online knowledge distillation."""

@@ -1,6 +1,5 @@
 """Self-contained ONNX files: uint8 pictures in, keypoints or boxes out, normalisation and decoding in the graph."""
 
-import hashlib
 import logging
 import math
 import warnings
@@ -174,8 +173,3 @@ def cost(deployed: Deployed, size_hw: tuple[int, int]) -> dict[str, float]:
         deployed(torch.zeros(1, *size_hw, 3, dtype=torch.uint8))
     parameters = sum(parameter.numel() for parameter in deployed.parameters())
     return {"gmacs": round(counter.get_total_flops() / 2e9, 4), "parameters": parameters}
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.digest import sha256
 from model.export import cost, deploy
 from model.okdhp import OKDHP
 from training.ablation_table import Result, draw, markdown
@@ -69,8 +69,7 @@ def run_ablation(
     about = {"data": size, "hardware": hardware(where)}
     about["score"] = score_name(train_set.joints) if base.task == "pose" else DetectorTask.score_name
     if init is not None:
-        with open(init, "rb") as file:
-            about["init"] = f"{init.name} ({hashlib.file_digest(file, 'sha256').hexdigest()[:12]})"
+        about["init"] = f"{init.name} ({sha256(init)[:12]})"
     bench = Bench(train_set, val_set, out, where, wants_amp(amp, where), about, init)
     results: list[Result] = []
     for seed in range(base.seed, base.seed + seeds):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.export import sha256
+from model.digest import sha256
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 

@@ -1,11 +1,12 @@
 """Checkpoints that are either whole or absent."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from model.digest import sha256
 
 
 class CheckpointError(ValueError):
@@ -41,15 +42,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def lineage(path: Path) -> list[dict[str, Any]]:
     """The runs that led to the checkpoint `path`, oldest first: what it costs to start from it."""
     content = load_checkpoint(path)
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     last = {
         "recipe": content["recipe"]["name"],
         "epochs": content["epoch"],
         "hours": round(content["hours"], 2),
         "hardware": content.get("hardware", ""),
         "data": content.get("data", ""),
-        "sha256": digest,
+        "sha256": sha256(path),
         **{name: content[name] for name in ("teacher", "averaged") if content.get(name)},
     }
     return [*content.get("before", []), last]

@@ -8,7 +8,7 @@ import cv2
 import torch
 
 from app.settings import Settings
-from model.export import sha256
+from model.digest import sha256
 from training.config import load_recipe
 from training.data import Dataset
 from training.datasets import load_dataset

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from model.fau import FauForm
-from model.student import OwnConfig
+from model.student import EncoderConfig, OwnConfig
 from training.distillation import Distillation, SoftLoss
 
 NetworkName = Literal["student", "hourglass", "resnet18", "mobilenetv2", "shufflenetv2"]
@@ -64,6 +64,11 @@ class Encoder:
     depths: tuple[int, ...] = (0, 0, 2, 3, 2)
     cross_stage: bool = False
     multiplier: float = 1.0  # resnet18, mobilenetv2 and shufflenetv2: factor on the published channels
+
+    @property
+    def student(self) -> EncoderConfig:
+        """As the student's networks, poses' and people's, are built by it."""
+        return EncoderConfig(self.widths, self.depths, self.cross_stage)
 
 
 @dataclass(frozen=True)

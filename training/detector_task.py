@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from model.decode import TOP_K, boxes_at_cells, decode_centres
 from model.okdhp import OKDHP, Outputs
-from model.student import DecoderConfig, DetectorBranch, Encoder, EncoderConfig
+from model.student import DecoderConfig, DetectorBranch, Encoder
 from training.augment import occlude, photometric, transform_points, uniform
 from training.config import Recipe, Stage
 from training.data import PARTIAL_SOURCES, Dataset
@@ -28,7 +28,7 @@ SHOWN, DRAWN_SCORE = 6, 0.3  # held-out pictures drawn for TensorBoard, and peop
 
 def build_model(recipe: Recipe) -> OKDHP:
     """The multi-branch network of a detector recipe, freshly initialised."""
-    encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths, recipe.encoder.cross_stage)
+    encoder = recipe.encoder.student
     branches = {
         branch.name: DetectorBranch(DecoderConfig(branch.widths, branch.depth, own=branch.own), encoder, branch.tower)
         for branch in recipe.branches

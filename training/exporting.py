@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from model.export import Calibration, cost, deploy, export_onnx, sha256
+from model.digest import sha256
+from model.export import Calibration, cost, deploy, export_onnx
 from model.okdhp import OKDHP
 from training.calibration import fit_calibration, right_keypoints
 from training.checkpoint import load_checkpoint, save_checkpoint

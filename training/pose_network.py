@@ -8,7 +8,7 @@ from model.mobilenet import MobileNetV2
 from model.okdhp import OKDHP
 from model.resnet import ResNet18
 from model.shufflenet import ShuffleNetV2
-from model.student import DecoderConfig, Encoder, EncoderConfig, PoseBranch
+from model.student import DecoderConfig, Encoder, PoseBranch
 from training.annotations import NUM_KEYPOINTS
 from training.config import Recipe
 
@@ -27,7 +27,7 @@ def build_model(recipe: Recipe, num_keypoints: int = NUM_KEYPOINTS) -> OKDHP:
 
 
 def _student(recipe: Recipe, num_keypoints: int) -> Parts:
-    encoder = EncoderConfig(recipe.encoder.widths, recipe.encoder.depths, recipe.encoder.cross_stage)
+    encoder = recipe.encoder.student
     branches: dict[str, nn.Module] = {}
     last = recipe.stages[-1]
     boxes_in = (last.height, last.width) if recipe.region_share > 0 else None

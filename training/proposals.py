@@ -10,7 +10,7 @@ import torch
 
 from app.geometry import SMALLEST_BOX_PX
 from app.models import DetectorNetwork, read_card
-from model.export import sha256
+from model.digest import sha256
 from training.box_task import JITTER, LISTED_JITTER, Regions
 from training.checkpoint import save_checkpoint
 from training.data import Dataset, digest, held_pictures

@@ -13,7 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from app.models import read_card
-from model.export import sha256
+from model.digest import sha256
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.evaluate import letterboxed, load_network, person_crop

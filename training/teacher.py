@@ -1,7 +1,6 @@
 """A network trained before, frozen, that a recipe with distillation = "teacher" learns from."""
 
 import dataclasses
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from model.digest import sha256
 from model.layers import fuse
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.config import Recipe, RecipeError
+from training.joints import COCO, JointSet
 from training.kept import teaching_branch
-from training.restore import restore, without_box_heads
+from training.restore import joints_of, restore, without_box_heads
 
 log = logging.getLogger("okdhp.train")
 
@@ -33,12 +34,16 @@ class Teacher:
         return heatmaps
 
 
-def load_teacher(path: Path, student: Recipe, device: torch.device) -> Teacher:
-    """The teacher in checkpoint `path` for `student`.
+def load_teacher(path: Path, student: Recipe, device: torch.device, joints: JointSet = COCO) -> Teacher:
+    """The teacher in checkpoint `path` for `student`, who learns `joints`.
 
-    Raises CheckpointError for one of another task or one that cannot see the student's inputs.
+    Raises CheckpointError for one of another task or other keypoints, or one that cannot see the student's inputs.
     """
     content = without_box_heads(load_checkpoint(path))
+    if joints_of(content) != joints:
+        raise CheckpointError(
+            f"{path}: has learnt {joints_of(content).name}'s keypoints, the data have {joints.name}'s"
+        )
     recipe, model = restore(content)
     if recipe.task != student.task:
         raise CheckpointError(f"{path}: a {recipe.task} network cannot teach a {student.task} one")
@@ -50,18 +55,12 @@ def load_teacher(path: Path, student: Recipe, device: torch.device) -> Teacher:
     log.info("branch %s of %s teaches", branch, path)
     network = fuse(model.deployed(branch).eval())  # it is run, not trained
     network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
-    with open(path, "rb") as file:
-        return Teacher(cast(nn.Sequential, network), hashlib.file_digest(file, "sha256").hexdigest())
+    return Teacher(cast(nn.Sequential, network), sha256(path))
 
 
 def check_teacher(recipe: Recipe, path: Path | None) -> None:
-    """Raises RecipeError where `recipe` wants a teacher and has none, or has one that it would not listen to.
-
-    And CheckpointError for one that is no file: before the pictures, which take their time.
-    """
+    """Raises RecipeError where `recipe` wants a teacher and has none, or has one that it would not listen to."""
     if recipe.distillation == "teacher" and path is None:
         raise RecipeError(f'{recipe.name}: distillation = "teacher" needs a teacher\'s checkpoint (--teacher)')
     if recipe.distillation != "teacher" and path is not None:
         raise RecipeError(f'{recipe.name}: a teacher is given, but distillation is "{recipe.distillation}"')
-    if path is not None and not path.is_file():
-        raise CheckpointError(f"{path}: no such file")

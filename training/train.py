@@ -161,7 +161,7 @@ def prepare(
     if start.init is not None:
         start_from(model, start.init, start.part)
     optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
-    taught_by = load_teacher(start.teacher, recipe, device) if start.teacher is not None else None
+    taught_by = load_teacher(start.teacher, recipe, device, dataset.joints) if start.teacher is not None else None
     forward: Callable[[Tensor], Outputs] = group.wrap(model)
     if compiled:
         forward = torch.compile(forward)

@@ -13,7 +13,8 @@ from exported import CONFIG, PIXELS, SCORES, both, crops, lived_in
 from scipy.optimize import linear_sum_assignment
 
 from app.skeleton import OKS_SIGMAS
-from model.export import Calibration, DeployedDetector, DeployedPose, cost, deploy, export_onnx, sha256
+from model.digest import sha256
+from model.export import Calibration, DeployedDetector, DeployedPose, cost, deploy, export_onnx
 from model.okdhp import OKDHP
 from model.student import DecoderConfig, DetectorBranch, Encoder, PoseBranch
 

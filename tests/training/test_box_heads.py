@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.geometry import crop_matrix, invert, transform, warp
-from model.export import sha256
+from model.digest import sha256
 from training import proposals
 from training.checkpoint import load_checkpoint
 from training.config import Stage

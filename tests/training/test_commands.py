@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.settings import Settings
-from model.export import sha256
+from model.digest import sha256
 from training.checkpoint import load_checkpoint
 from training.commands import pick_device, wants_amp
 from training.config import recipe_from_dict

@@ -8,7 +8,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from app.cli import app
-from model.export import sha256
+from model.digest import sha256
 from model.okdhp import Outputs
 from model.outputs import BranchOutput
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -16,6 +16,7 @@ from training.config import Augment, Branch, Encoder, Recipe, RecipeError, Stage
 from training.datasets import load_dataset
 from training.distillation import seen_by, soft_loss, soft_targets
 from training.exporting import run_export
+from training.joints import MPII
 from training.losses import Heatmaps, pixelwise_kl, soft_mse
 from training.pose_task import PoseTask
 from training.restore import restore
@@ -186,9 +187,11 @@ def test_a_card_names_its_teacher(drawn_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "why"),
-    [([], "needs a teacher's checkpoint (--teacher)"), (["--teacher", "nowhere.pt"], "nowhere.pt: no such file")],
+    [([], "needs a teacher's checkpoint (--teacher)"), (["--teacher", "nowhere.pt"], "'nowhere.pt' does not exist")]
+    + [(["--init", "nowhere.pt"], "'nowhere.pt' does not exist")]
+    + [(["--detector", "nowhere.onnx"], "'nowhere.onnx' does not exist")],
 )
-def test_a_missing_teacher_is_refused_before_the_pictures_are_looked_at(
+def test_what_a_run_starts_from_is_asked_for_before_the_pictures_are_looked_at(
     given: list[str], why: str, tmp_path: Path
 ) -> None:
     (tmp_path / "taught.toml").write_text(
@@ -198,6 +201,14 @@ def test_a_missing_teacher_is_refused_before_the_pictures_are_looked_at(
     folders = ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(app, ["train", str(tmp_path / "taught.toml"), *folders, *given])
     assert result.exit_code == 2 and why in result.output.replace("\n", "")
+
+
+def test_a_teacher_of_other_keypoints_is_refused(drawn_folder: Path, tmp_path: Path) -> None:
+    losses(STUDENT, drawn_folder, tmp_path)
+    taught = dataclasses.replace(STUDENT, distillation="teacher")
+    save_checkpoint(tmp_path / "mpii.pt", load_checkpoint(tmp_path / "last.pt") | {"joints": MPII.name})
+    with pytest.raises(CheckpointError, match="has learnt MPII's keypoints, the data have COCO's"):
+        losses(taught, drawn_folder, tmp_path / "taught", start=Start(teacher=tmp_path / "mpii.pt"))
 
 
 def test_teachers_that_cannot_teach_are_refused_in_one_line(drawn_folder: Path, tmp_path: Path) -> None:
