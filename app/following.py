@@ -9,13 +9,14 @@ from app.tracking import TrackedPerson, Tracker
 
 
 class Follower:
-    """Follows the people of one stream. `min_score` and the tracker's options may change between two frames."""
+    """Follows the people of one stream. `min_score`, `tiles` and the tracker's options may change between frames."""
 
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
         self._pipeline = pipeline
         self._max_regions = settings.max_people
         self._image_wh = (0, 0)
         self.min_score: float | None = None  # of the detector's finds; None: its own threshold
+        self.tiles = settings.stream_tiles  # a side, in which the detector looks at a large frame, too
         self.tracker = Tracker(
             detect_every_frames=settings.stream_detect_every_frames,
             max_people=settings.max_people,
@@ -37,7 +38,7 @@ class Follower:
         queue_ms, detect_ms, regions = 0.0, 0.0, self.tracker.regions(time_s)
         if self.tracker.wants_detector():
             found = await self._pipeline.detect(
-                image, min_score=self.min_score, max_people=self._max_regions, deadline=deadline
+                image, min_score=self.min_score, max_people=self._max_regions, tiles=self.tiles, deadline=deadline
             )
             regions = self.tracker.regions(time_s, found.boxes_xyxy, found.scores)
             queue_ms, detect_ms = found.queue_ms, found.run_ms

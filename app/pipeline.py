@@ -16,7 +16,7 @@ from app import images, metrics
 from app.batcher import Batcher, BatchReport
 from app.engine import Engine, available_cpus
 from app.errors import DeadlinePassed, Draining, Overloaded, PoseError
-from app.geometry import SMALLEST_BOX_PX, Floats, Image, Matrix, crop_matrix, invert, letterbox_matrix, transform, warp
+from app.geometry import Floats, Image, Matrix, crop_matrix, invert, transform, warp
 from app.mending import Mended, mended_boxes
 from app.models import DetectorNetwork, Network, PoseNetwork
 from app.places import Places
@@ -24,6 +24,7 @@ from app.scoring import distinct, person_scores
 from app.settings import Settings
 from app.sightings import person_boxes
 from app.skeleton import KEYPOINT_NAMES
+from app.tiling import each_once, looks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,11 +68,12 @@ class Person:
 
 @dataclass(frozen=True)
 class Options:
-    """What a client may choose. `min_score` None: the service's. `boxes_xyxy` (N, 4) skips detection."""
+    """What a client may choose. `min_score`, `tiles` None: the service's. `boxes_xyxy` (N, 4) skips detection."""
 
     max_people: int
     min_score: float | None = None
     boxes_xyxy: Floats | None = None
+    tiles: int | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,8 @@ class Pipeline:
         # A pose only lowers a score: whom the detector gives less needs none. Of the others all are asked for: who is
         # the surest is known only with the poses.
         enough = max(least, self.detector.min_score) if options.min_score is None else least
-        detections = await self.detect(image, min_score=enough, max_people=self._settings.max_people, deadline=deadline)
+        tiles, most = options.tiles or self._settings.tiles, self._settings.max_people
+        detections = await self.detect(image, min_score=enough, max_people=most, tiles=tiles, deadline=deadline)
         poses = await self.pose(image, detections.boxes_xyxy, deadline=deadline)
         boxes_xyxy, certain = detections.boxes_xyxy, detections.scores
         if poses.mended is not None:
@@ -205,26 +208,30 @@ class Pipeline:
         return await self.off_loop(_decode, data, self._settings.max_pixels)
 
     async def detect(
-        self, image: Image, *, min_score: float | None = None, max_people: int, deadline: float | None = None
+        self,
+        image: Image,
+        *,
+        min_score: float | None = None,
+        max_people: int,
+        tiles: int = 1,
+        deadline: float | None = None,
     ) -> Detections:
         """At most `max_people` people of at least `min_score` (None: the detector's own threshold).
 
-        Raises Overloaded, Draining, DeadlinePassed or ModelError.
+        A large picture is looked at in up to tiles x tiles parts, too (`app.tiling`). Raises Overloaded, Draining,
+        DeadlinePassed or ModelError.
         """
-        height, width = image.shape[:2]
-        to_input = letterbox_matrix((width, height), self.detector.size_wh)
+        size_wh = self.detector.size_wh
+        parts = looks((image.shape[1], image.shape[0]), size_wh, tiles)
         async with before(deadline):
-            canvas = await self.off_loop(_letterbox, image, to_input, self.detector.size_wh)
-            answers = await self._detect_batcher.submit_all([canvas], deadline=deadline)
+            canvases = await self.off_loop(_warped, "detector", image, [part.to_input for part in parts], size_wh)
+            answers = await self._detect_batcher.submit_all(canvases, deadline=deadline)
         started = time.perf_counter()
         least = self.detector.min_score if min_score is None else min_score
-        boxes, scores = answers.results[0].boxes_xyxy, answers.results[0].scores
-        corners = transform(boxes.reshape(-1, 2, 2), invert(to_input)).reshape(-1, 4)  # (K, 4), picture pixels
-        corners = corners.clip(0, np.array([width, height, width, height], np.float32))
-        large = ((corners[:, 2:] - corners[:, :2]) >= SMALLEST_BOX_PX).all(-1)
-        kept = np.flatnonzero((scores >= least) & large)[:max_people]
+        pairs = zip(parts, answers.results, strict=True)
+        boxes, scores = each_once([part.people(found.boxes_xyxy, found.scores, least) for part, found in pairs])
         metrics.postprocess_seconds.labels("detector").observe(time.perf_counter() - started)
-        return Detections(corners[kept], scores[kept], answers.queued_s * 1e3, answers.ran_s * 1e3)
+        return Detections(boxes[:max_people], scores[:max_people], answers.queued_s * 1e3, answers.ran_s * 1e3)
 
     async def pose(self, image: Image, boxes_xyxy: Floats, *, deadline: float | None = None) -> Poses:
         """One pose for each of `boxes_xyxy` (N, 4; x1 < x2, y1 < y2, picture pixels), in their order.
@@ -237,7 +244,7 @@ class Pipeline:
         size_wh = self.pose_network.size_wh
         to_crops = [crop_matrix(box, size_wh) for box in boxes_xyxy]
         async with before(deadline):
-            crops = await self.off_loop(_crops, image, to_crops, size_wh)
+            crops = await self.off_loop(_warped, "pose", image, to_crops, size_wh)
             answers = await self._pose_batcher.submit_all(crops, deadline=deadline)
         started = time.perf_counter()
         pairs = zip(answers.results, to_crops, strict=True)
@@ -280,14 +287,9 @@ def _decode(data: bytes, max_pixels: int) -> Image:
         return images.decode(data, max_pixels=max_pixels)
 
 
-def _letterbox(image: Image, to_input: Matrix, size_wh: tuple[int, int]) -> Image:
-    with metrics.preprocess_seconds.labels("detector").time():
-        return warp(image, to_input, size_wh)
-
-
-def _crops(image: Image, to_crops: list[Matrix], size_wh: tuple[int, int]) -> list[Image]:
-    with metrics.preprocess_seconds.labels("pose").time():
-        return [warp(image, to_crop, size_wh) for to_crop in to_crops]
+def _warped(model: str, image: Image, maps: list[Matrix], size_wh: tuple[int, int]) -> list[Image]:
+    with metrics.preprocess_seconds.labels(model).time():
+        return [warp(image, matrix, size_wh) for matrix in maps]
 
 
 def _people(boxes_xyxy: Floats, poses: Poses, scores: Floats) -> tuple[Person, ...]:

@@ -28,6 +28,12 @@ class PoseParameters(BaseModel):
         description="x1,y1,x2,y2;... in pixels: skips detection and gives exactly one person per box, in this order",
         examples=["10,20,110,320;200,15,290,300"],
     )
+    tiles: int | None = Field(
+        None,
+        ge=1,
+        description="overlapping tiles a side in which a large picture is looked at, too: finds those who are small in "
+        "it and takes longer; 1: only as a whole; by default POSE_TILES",
+    )
     format: Literal["native", "coco", "openpose"] = Field(
         "native", description="shape of the answer: our own, COCO results (one list), or OpenPose's 18 points"
     )
@@ -41,7 +47,9 @@ class PoseParameters(BaseModel):
         boxes = None if self.boxes is None else parse_boxes(self.boxes)
         if boxes is not None and len(boxes) > limit:
             raise BadParameter(f"boxes: at most {limit} here, not {len(boxes)}")
-        return Options(self.max_people or limit, self.min_score, boxes)
+        if (self.tiles or 0) > settings.max_tiles:
+            raise BadParameter(f"tiles: at most {settings.max_tiles} here")
+        return Options(self.max_people or limit, self.min_score, boxes, self.tiles)
 
 
 def parse_boxes(text: str) -> Floats:

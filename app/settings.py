@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import StartError
+from app.tiling import most_looks
 
 PREFIX = "POSE_"
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -52,6 +53,10 @@ class Settings(BaseSettings):
     max_body_bytes: Count = Field(20_000_000, description="bytes in a request's body")
     max_pixels: Count = Field(50_000_000, description="pixels in a picture")
     max_people: Count = Field(50, description="people in a picture, whatever the client asks")
+    tiles: Count = Field(
+        2, description="overlapping tiles a side in which a large picture is looked at, too, unless a client sets tiles"
+    )
+    max_tiles: Count = Field(4, le=8, description="tiles a side, whatever the client asks")
     max_images: Count = Field(8, description="pictures in a request")
     request_deadline_ms: Count = Field(10_000, description="time to answer, from the last byte of the body")
     body_timeout_s: Seconds = Field(30.0, description="time for a request's body to arrive")
@@ -76,14 +81,24 @@ class Settings(BaseSettings):
     stream_max_age_s: Seconds = Field(3600.0, description="age at which a stream is closed")
     stream_send_timeout_s: Seconds = Field(5.0, description="time a client has to take an answer")
     stream_detect_every_frames: Count = Field(15, description="frames between two runs of the detector")
+    stream_tiles: Count = Field(1, description="as POSE_TILES, for a stream's frames, unless a client sets tiles")
     stream_allowed_origins: CommaSeparated = Field(
         (), description="other web origins that may open streams, comma-separated; * for all; empty: the service's own"
     )
 
+    @property
+    def most_of_a_picture(self) -> int:
+        """Crops, or looks of the detector, that one picture may send to a network's queue together."""
+        return max(self.max_people, most_looks(self.max_tiles))
+
     @model_validator(mode="after")
-    def _one_picture_fits_the_queue(self) -> "Settings":
-        if self.max_waiting < self.max_people:
-            raise ValueError(f"max_waiting ({self.max_waiting}) must hold one picture's max_people ({self.max_people})")
+    def _nothing_contradicts_itself(self) -> "Settings":
+        for name, tiles in (("tiles", self.tiles), ("stream_tiles", self.stream_tiles)):
+            if tiles > self.max_tiles:
+                raise ValueError(f"{name} ({tiles}) must be at most max_tiles ({self.max_tiles})")
+        if self.max_waiting < self.most_of_a_picture:
+            most = f"max_people ({self.max_people}) and the looks of max_tiles ({most_looks(self.max_tiles)})"
+            raise ValueError(f"max_waiting ({self.max_waiting}) must hold one picture's {most}")
         return self
 
     @classmethod

@@ -41,6 +41,7 @@ class StreamOptions(BaseModel):
     detect_every: Annotated[int, Field(ge=1, le=10_000)] | None = None  # frames; null: the service's default
     smoothing: bool = True
     detect: bool = False  # true: the next frame goes through the detector
+    tiles: Annotated[int, Field(ge=1)] | None = None  # a side, in which the detector looks, too; null: the default
 
 
 @dataclass(frozen=True)
@@ -194,11 +195,14 @@ class Session:
             raise BadParameter("; ".join(sentences)[:1000]) from None
         if (given.max_people or 0) > self._settings.max_people:
             raise BadParameter(f"max_people: at most {self._settings.max_people} here")
+        if (given.tiles or 0) > self._settings.max_tiles:
+            raise BadParameter(f"tiles: at most {self._settings.max_tiles} here")
         return self._options.model_copy(update={name: getattr(given, name) for name in given.model_fields_set})
 
     def _apply(self, options: StreamOptions) -> None:
         """What a frame came with holds for it, not for one that is being worked on when the options come."""
         self._follower.min_score = options.min_score
+        self._follower.tiles = options.tiles or self._settings.stream_tiles
         tracker = self._follower.tracker
         tracker.max_people = options.max_people or self._settings.max_people
         tracker.min_score = self._settings.min_score if options.min_score is None else options.min_score

@@ -64,6 +64,7 @@ def test_a_bad_picture(server: Server, kind: str, content: bytes, status: int, r
 
 @pytest.mark.parametrize("query", [
     "min_score=nan", "min_score=inf", "min_score=-0.1", "min_score=1.1", "min_score=high", "max_people=0",
+    "tiles=0", "tiles=5", "tiles=two",
     "max_people=51", "max_people=1.5", "max_people=", "format=xml", "render=gif", "unknown=1", "Min_score=0.5",
     "boxes=", "boxes=1,2,3", "boxes=1,2,3,4,5", "boxes=a,b,c,d", "boxes=nan,0,10,10", "boxes=0,0,inf,10",
     "boxes=10,10,5,20", "boxes=0,0,0.5,10", "boxes=0,0,1e9,10", "boxes=0,0,9,9;;1,1,5,5", "boxes=" + "0,0,9,9;" * 51,
@@ -197,7 +198,7 @@ def in_background(server: Server, answers: list[Any]) -> threading.Thread:
 
 
 def test_a_full_queue_says_when_to_come_back(tiny_models: dict[str, Path]) -> None:
-    with running(settings(tiny_models, max_waiting=1, max_people=1)) as server:
+    with running(settings(tiny_models, max_waiting=1, max_people=1, tiles=1, max_tiles=1)) as server:
         held, answers = Held(server), list[Any]()
         first = in_background(server, answers)
         assert held.began.wait(30)

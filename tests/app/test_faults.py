@@ -62,7 +62,7 @@ def test_as_many_pictures_as_allowed_are_answered_by_an_idle_service_with_a_shor
     tiny_models: dict[str, Path],
 ) -> None:
     two_people = encoded(picture(boxes=((10, 20, 34, 70), (80, 12, 104, 60))))
-    with running(settings(tiny_models, max_images=8, max_people=2, max_waiting=4)) as server:
+    with running(settings(tiny_models, max_images=8, max_people=2, tiles=1, max_tiles=1, max_waiting=4)) as server:
         answer = server.client.post("/pose", files=[("image", ("a.png", two_people))] * 8)
         assert answer.status_code == 200, answer.text
         assert [len(result["people"]) for result in answer.json()["results"]] == [2] * 8

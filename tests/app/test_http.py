@@ -237,7 +237,7 @@ def test_the_openapi_document_declares_inputs_answers_and_errors(server: Server)
         "multipart/form-data", "application/json", "image/jpeg", "image/png", "image/webp",
     }  # fmt: skip
     assert {parameter["name"] for parameter in operation["parameters"]} == {
-        "max_people", "min_score", "boxes", "format", "render",
+        "max_people", "min_score", "boxes", "tiles", "format", "render",
     }  # fmt: skip
     for status in ("400", "401", "408", "413", "415", "422", "429", "500", "503", "504"):
         assert list(operation["responses"][status]["content"]) == ["application/problem+json"], status

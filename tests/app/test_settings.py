@@ -47,10 +47,17 @@ def test_an_impossible_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatc
     assert "\n" not in str(stopped.value)
 
 
-def test_settings_that_contradict_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POSE_MAX_WAITING", "10")
-    with pytest.raises(StartError, match="max_waiting"):
-        Settings.load()
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    for contradiction, named in (
+        ({"max_waiting": 10}, "max_waiting"),
+        ({"max_waiting": 20, "max_people": 1}, "21"),  # looks: at the whole, 2 x 2 and 4 x 4 tiles
+        ({"tiles": 5}, "max_tiles"),
+        ({"max_tiles": 1}, "tiles"),
+        ({"stream_tiles": 3, "max_tiles": 2}, "stream_tiles"),
+        ({"max_tiles": 9}, "MAX_TILES"),
+    ):
+        with pytest.raises(StartError, match=named):
+            Settings.load(**contradiction)
 
 
 @pytest.mark.parametrize("where", ["environment", "file"])

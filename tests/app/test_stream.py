@@ -49,6 +49,21 @@ def test_the_detector_rests_while_everyone_is_followed_and_runs_when_asked(serve
     assert detected == [True, False, False, True, False]
 
 
+def test_a_large_frame_is_looked_at_in_tiles_when_the_client_or_the_service_says_so(server, serve):
+    in_corners = ((100, 80, 300, 350), (1300, 60, 1500, 340), (120, 1250, 320, 1500), (1350, 1200, 1550, 1500))
+    frame = encoded(picture(1600, 1600, boxes=in_corners), ".jpg")
+
+    def boxes(stream):
+        return [person["box"] for person in ask(stream, frame)["people"]]
+
+    with open_stream(server) as whole, open_stream(server) as asked, open_stream(serve(stream_tiles=2)) as by_default:
+        asked.send('{"tiles": 2}')
+        looked = [boxes(stream) for stream in (whole, asked, by_default)]
+        assert all(y2 - y1 > 1000 for _, y1, _, y2 in looked[0]), "the tiny detector boxes each half's people together"
+        for found in looked[1:]:
+            assert sum(y2 - y1 < 500 for _, y1, _, y2 in found) == len(in_corners)
+
+
 def test_two_clients_never_share_people(server):
     with open_stream(server) as ours, open_stream(server) as theirs:
         assert [person["id"] for person in ask(ours, TWO)["people"]] == [1, 2]
@@ -143,6 +158,8 @@ def test_a_frame_of_too_many_pixels_is_refused(serve):
         ('{"max_people": 51}', "max_people"),
         ('{"max_people": "3"}', "max_people"),
         ('{"detect_every": 0}', "detect_every"),
+        ('{"tiles": 0}', "tiles"),
+        ('{"tiles": 5}', "tiles"),
         ('{"smoothing": 1}', "smoothing"),
         ("[]", ""),
         ("5", ""),

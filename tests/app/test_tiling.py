@@ -1,0 +1,173 @@
+"""Large pictures: where the detector looks, whom a tile may report, and each person once."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from serving import picture, with_pipeline
+from skimage import data
+
+from app.geometry import Floats
+from app.overlap import iou
+from app.pipeline import Detections, Options, Pipeline
+from app.settings import Settings
+from app.tiling import NEAR_EDGE, OVERLAP, Look, each_once, looks, most_looks
+
+INPUT_WH = (384, 320)
+sides = st.integers(16, 9000)
+tile_counts = st.integers(1, 8)
+
+
+def boxes(*rows: tuple[float, float, float, float]) -> Floats:
+    return np.array(rows, np.float32).reshape(-1, 4)
+
+
+def scores(*values: float) -> Floats:
+    return np.array(values, np.float32)
+
+
+def seen_in(look: Look, box: tuple[float, float, float, float]) -> bool:
+    """Whether `look` reports somebody who is found at `box`, in picture pixels."""
+    x1, y1, x2, y2 = box
+    corners = np.array([[x1, y1], [x2, y2]]) @ look.to_input[:, :2].T + look.to_input[:, 2]
+    found, _ = look.people(corners.reshape(1, 4).astype(np.float32), scores(0.9), 0.5)
+    return len(found) > 0
+
+
+# --- where it looks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size_wh", [(640, 480), (480, 640), (512, 512), (768, 640), (16, 16)])
+def test_a_picture_that_is_reduced_to_half_at_the_most_is_looked_at_once(size_wh: tuple[int, int]) -> None:
+    (whole,) = looks(size_wh, INPUT_WH, 4)
+    assert whole.view_xyxy.tolist() == [0, 0, *size_wh]
+
+
+@pytest.mark.parametrize(
+    "size_wh, tiles, expected",
+    [
+        ((1920, 1080), 1, 1),
+        ((1920, 1080), 2, 1 + 4),
+        ((1920, 1080), 4, 1 + 4 + 4 * 3),
+        ((4032, 3024), 3, 1 + 4 + 9),
+        ((4032, 3024), 4, 1 + 4 + 16),
+        ((1280, 720), 4, 1 + 4 + 3 * 2),  # closer ones would find nobody more
+        ((8000, 1000), 2, 1 + 2),
+    ],
+)
+def test_tiles_come_after_the_whole_from_coarse_to_fine(size_wh: tuple[int, int], tiles: int, expected: int) -> None:
+    views = [look.view_xyxy for look in looks(size_wh, INPUT_WH, tiles)]
+    assert len(views) == expected
+    assert views[0].tolist() == [0, 0, *size_wh]
+    areas = [(view[2:] - view[:2]).prod() for view in views]
+    assert len(views) <= most_looks(tiles)
+    assert areas == pytest.approx(sorted(areas, reverse=True))
+
+
+@given(sides, sides, tile_counts)
+def test_tiles_cover_the_picture_stay_in_it_and_are_not_too_many(width: int, height: int, tiles: int) -> None:
+    seen = looks((width, height), INPUT_WH, tiles)
+    assert len(seen) <= most_looks(tiles)
+    views = np.stack([look.view_xyxy for look in seen])
+    assert (views >= -1e-3).all() and (views <= np.array([width, height] * 2) + 1e-3).all()
+    finest = views[1:] if len(views) > 1 else views
+    xs, ys = np.linspace(0, width, 23), np.linspace(0, height, 23)
+    inside = (finest[:, None, None, :2] <= np.stack(np.meshgrid(xs, ys), -1) + 1e-2) & (
+        np.stack(np.meshgrid(xs, ys), -1) <= finest[:, None, None, 2:] + 1e-2
+    )
+    assert inside.all(-1).any(0).all()
+
+
+@given(st.integers(1000, 6000), st.integers(1000, 6000), st.sampled_from([2, 3, 4]), st.data())
+def test_whoever_is_smaller_than_the_overlap_is_reported_by_a_tile(
+    width: int, height: int, tiles: int, draw: st.DataObject
+) -> None:
+    seen = looks((width, height), INPUT_WH, tiles)
+    finest = seen[-1].view_xyxy
+    side = float((finest[2:] - finest[:2]).min()) * (OVERLAP - 2 * NEAR_EDGE) * 0.99
+    x, y = draw.draw(st.floats(0, width - side)), draw.draw(st.floats(0, height - side))
+    count = sum(np.allclose(look.view_xyxy[2:] - look.view_xyxy[:2], finest[2:] - finest[:2], atol=1) for look in seen)
+    assert any(seen_in(look, (x, y, x + side, y + side)) for look in seen[-count:])
+
+
+# --- whom a tile may report ------------------------------------------------------------------------------------------
+
+
+def test_a_tile_does_not_report_whom_it_may_show_in_part_or_only_in_part() -> None:
+    whole, left, right = looks((4000, 500), INPUT_WH, 2)
+    edge = float(left.view_xyxy[2])
+    cases = {
+        "in the middle": ((500, 100, 600, 400), True),
+        "at the tile's edge": ((edge - 150, 100, edge, 400), False),
+        "near the tile's edge": ((edge - 150, 100, edge - 20, 400), False),
+        "at the picture's edge": ((0, 100, 100, 500), True),
+        "too large for a tile": ((100, 0, 1100, 500), False),
+    }
+    assert {name: seen_in(left, box) for name, (box, _) in cases.items()} == {
+        name: yes for name, (_, yes) in cases.items()
+    }
+    assert all(seen_in(whole, box) for box, _ in cases.values())
+    assert seen_in(right, (edge - 150, 100, edge, 400)), "whom one tile may cut the next one has"
+
+
+# --- each person once ------------------------------------------------------------------------------------------------
+
+
+def test_of_two_looks_at_one_person_the_surer_one_counts() -> None:
+    first, second = (boxes((0, 0, 10, 20)), scores(0.5)), (boxes((0, 0, 11, 21), (50, 0, 60, 20)), scores(0.8, 0.3))
+    found, sure = each_once([first, second])
+    assert found.tolist() == [[0, 0, 11, 21], [50, 0, 60, 20]] and sure.tolist() == scores(0.8, 0.3).tolist()
+
+
+def test_two_people_side_by_side_in_one_look_stay_two() -> None:
+    close = boxes((0, 0, 10, 20), (3, 0, 13, 20))
+    found, sure = each_once([(close, scores(0.5, 0.6)), (boxes(), scores())])
+    assert found.tolist() == close[::-1].tolist() and sure.tolist() == scores(0.6, 0.5).tolist()
+
+
+# --- the service -----------------------------------------------------------------------------------------------------
+
+CORNERS = ((100, 80, 300, 350), (1300, 60, 1500, 340), (120, 1250, 320, 1500), (1350, 1200, 1550, 1500))
+
+
+def test_people_in_the_corners_of_a_large_picture_are_boxed_apart(tiny_models: dict[str, Path]) -> None:
+    """The tiny detector gives one box for all that is bright in a half of what it looks at."""
+    image = picture(1600, 1600, boxes=CORNERS)
+
+    async def use(pipeline: Pipeline) -> tuple[Detections, Detections]:
+        return await pipeline.detect(image, max_people=50), await pipeline.detect(image, max_people=50, tiles=2)
+
+    once, closer = with_pipeline(tiny_models, use)
+    wanted = np.array(CORNERS, np.float64)
+    assert len(once.boxes_xyxy) == 2 and iou(wanted, once.boxes_xyxy.astype(np.float64)).max() < 0.3
+    assert iou(wanted, closer.boxes_xyxy.astype(np.float64)).max(1).min() > 0.5
+    assert (np.diff(closer.scores) <= 0).all()
+
+
+def test_somebody_small_in_a_large_photograph_is_found_by_default(real_models: dict[str, Path]) -> None:
+    """An astronaut of 140 pixels in a photograph of 1600 x 1200: not seen as a whole, and once in the tiles."""
+    large = cv2.resize(data.coffee(), (1600, 1200), interpolation=cv2.INTER_CUBIC)
+    large[500:640, 900:1040] = cv2.resize(data.astronaut(), (140, 140), interpolation=cv2.INTER_AREA)
+
+    async def use(pipeline: Pipeline) -> None:
+        assert (await pipeline.people(large, Options(50, tiles=1))).people == ()
+        for tiles in (None, 2, 4):
+            (found,) = (await pipeline.people(large, Options(50, tiles=tiles))).people
+            x, y = found.keypoints[0]
+            assert 930 < x < 990 and 510 < y < 560, "the nose"
+
+    with_pipeline(real_models, use)
+
+
+def test_the_settings_say_how_many_tiles_unless_a_client_does(tiny_models: dict[str, Path]) -> None:
+    assert (Settings().tiles, Settings().stream_tiles, Settings().max_tiles) == (2, 1, 4)
+    image = picture(1600, 1600, boxes=CORNERS)
+
+    async def use(pipeline: Pipeline) -> list[int]:
+        return [len((await pipeline.people(image, Options(50, 0.0, tiles=tiles))).people) for tiles in (None, 1, 2)]
+
+    default, whole, closer = with_pipeline(tiny_models, use)
+    assert default == closer > whole
