@@ -1,10 +1,11 @@
 """How often the service invents somebody in a picture without people.
 
-    python -m benchmarks.nobody [--views 20] [--out DIR]
+    python -m benchmarks.nobody [--views 20] [--enlarged 1] [--out DIR]
 
 Random views of scikit-image's own pictures without people (objects, animals, textures, microscopy, text), turned,
-scaled and in other light, and drawn noise and gradients: each is asked as a client asks. `--out` keeps those in which
-somebody was found, with who it was drawn in.
+scaled and in other light, and drawn noise and gradients: each is asked as a client asks, with its sides `--enlarged`
+so many times (from 1.6 on it is looked at in tiles, too: POSE_TILES). `--out` keeps those in which somebody was found,
+with who it was drawn in.
 """
 
 import argparse
@@ -57,12 +58,13 @@ def view(whole: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return lit[:, ::-1].copy() if random.random() < 0.5 else lit
 
 
-async def ask(settings: Settings, views: int, out: Path | None) -> None:
+async def ask(settings: Settings, views: int, enlarged: float, out: Path | None) -> None:
     pipeline = Pipeline(settings)
     await pipeline.warm()
     asked, found = 0, []
     try:
-        for name, picture in pictures(views):
+        for name, small in pictures(views):
+            picture = cv2.resize(small, None, fx=enlarged, fy=enlarged, interpolation=cv2.INTER_CUBIC)
             people = (await pipeline.people(picture, Options(settings.max_people))).people
             asked += 1
             if people:
@@ -80,9 +82,10 @@ async def ask(settings: Settings, views: int, out: Path | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--views", type=int, default=20)
+    parser.add_argument("--enlarged", type=float, default=1.0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    asyncio.run(ask(Settings.load(), arguments.views, arguments.out))
+    asyncio.run(ask(Settings.load(), arguments.views, arguments.enlarged, arguments.out))
 
 
 if __name__ == "__main__":
