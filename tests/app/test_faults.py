@@ -68,6 +68,13 @@ def test_as_many_pictures_as_allowed_are_answered_by_an_idle_service_with_a_shor
         assert [len(result["people"]) for result in answer.json()["results"]] == [2] * 8
 
 
+def test_large_pictures_of_one_request_do_not_fill_the_detectors_queue(tiny_models: dict[str, Path]) -> None:
+    large = encoded(picture(1600, 1600, boxes=((100, 80, 300, 350),)))
+    with running(settings(tiny_models, max_images=8, max_people=1, max_waiting=21)) as server:
+        answer = server.client.post("/pose?tiles=4", files=[("image", ("a.png", large))] * 8)
+        assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize(
     "query", ["boxes=0,0,9,9&boxes=1,1,9,9", "max_people=1&max_people=2", "render=json&render=json"]
 )

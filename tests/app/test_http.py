@@ -3,6 +3,7 @@
 import base64
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,23 @@ def test_a_browser_asks_anew_for_the_page_and_is_told_when_it_has_not_changed(se
     assert first.headers["cache-control"] == "no-cache"
     again = server.client.get(path, headers={"If-None-Match": first.headers["etag"]})
     assert again.status_code == 304
+
+
+def test_a_large_picture_is_looked_at_in_as_many_tiles_as_asked_for(serve: Callable[..., Server]) -> None:
+    server = serve(max_tiles=3)
+    corners = ((100, 80, 300, 350), (1300, 60, 1500, 340), (120, 1250, 320, 1500), (1350, 1200, 1550, 1500))
+    body = encoded(picture(1600, 1600, boxes=corners))
+
+    def looks(query: str) -> float:
+        before = server.metric("pose_batch_size_sum", model="detector")
+        assert (
+            server.client.post(f"/pose{query}", content=body, headers={"content-type": "image/png"}).status_code == 200
+        )
+        return server.metric("pose_batch_size_sum", model="detector") - before
+
+    assert [looks(query) for query in ("?tiles=1", "", "?tiles=2", "?tiles=3")] == [1, 5, 5, 14]
+    refused = server.client.post("/pose?tiles=4", content=body, headers={"content-type": "image/png"})
+    assert refused.status_code == 422 and refused.json()["detail"] == "tiles: at most 3 here"
 
 
 def test_the_openapi_document_declares_inputs_answers_and_errors(server: Server) -> None:

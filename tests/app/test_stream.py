@@ -62,6 +62,16 @@ def test_a_large_frame_is_looked_at_in_tiles_when_the_client_or_the_service_says
         assert all(y2 - y1 > 1000 for _, y1, _, y2 in looked[0]), "the tiny detector boxes each half's people together"
         for found in looked[1:]:
             assert sum(y2 - y1 < 500 for _, y1, _, y2 in found) == len(in_corners)
+        before = server.metric("pose_batch_size_sum", model="detector")
+        asked.send('{"tiles": null, "detect": true}')
+        boxes(asked)
+        assert server.metric("pose_batch_size_sum", model="detector") - before == 1, "the service's own number again"
+
+
+def test_a_stream_gets_no_more_tiles_than_the_service_allows(serve):
+    with open_stream(serve(tiles=2, max_tiles=2)) as stream:
+        stream.send('{"tiles": 3}')
+        assert answer(stream)["error"]["detail"] == "tiles: at most 2 here"
 
 
 def test_two_clients_never_share_people(server):

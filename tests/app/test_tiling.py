@@ -1,5 +1,6 @@
 """Large pictures: where the detector looks, whom a tile may report, and each person once."""
 
+import asyncio
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from app.geometry import Floats
 from app.overlap import iou
 from app.pipeline import Detections, Options, Pipeline
 from app.settings import Settings
-from app.tiling import NEAR_EDGE, OVERLAP, Look, each_once, looks, most_looks
+from app.tiling import Look, each_once, looks, most_looks
 
 INPUT_WH = (384, 320)
 sides = st.integers(16, 9000)
@@ -55,6 +56,8 @@ def test_a_picture_that_is_reduced_to_half_at_the_most_is_looked_at_once(size_wh
         ((4032, 3024), 3, 1 + 4 + 9),
         ((4032, 3024), 4, 1 + 4 + 16),
         ((1280, 720), 4, 1 + 4 + 3 * 2),  # closer ones would find nobody more
+        ((1150, 900), 4, 1 + 4 + 9),
+        ((770, 640), 4, 1 + 4),
         ((8000, 1000), 2, 1 + 2),
     ],
 )
@@ -82,12 +85,12 @@ def test_tiles_cover_the_picture_stay_in_it_and_are_not_too_many(width: int, hei
 
 
 @given(st.integers(1000, 6000), st.integers(1000, 6000), st.sampled_from([2, 3, 4]), st.data())
-def test_whoever_is_smaller_than_the_overlap_is_reported_by_a_tile(
+def test_whoever_is_no_larger_than_a_ninth_of_a_tile_is_reported_by_one(
     width: int, height: int, tiles: int, draw: st.DataObject
 ) -> None:
     seen = looks((width, height), INPUT_WH, tiles)
     finest = seen[-1].view_xyxy
-    side = float((finest[2:] - finest[:2]).min()) * (OVERLAP - 2 * NEAR_EDGE) * 0.99
+    side = float((finest[2:] - finest[:2]).min()) / 9
     x, y = draw.draw(st.floats(0, width - side)), draw.draw(st.floats(0, height - side))
     count = sum(np.allclose(look.view_xyxy[2:] - look.view_xyxy[:2], finest[2:] - finest[:2], atol=1) for look in seen)
     assert any(seen_in(look, (x, y, x + side, y + side)) for look in seen[-count:])
@@ -96,21 +99,34 @@ def test_whoever_is_smaller_than_the_overlap_is_reported_by_a_tile(
 # --- whom a tile may report ------------------------------------------------------------------------------------------
 
 
-def test_a_tile_does_not_report_whom_it_may_show_in_part_or_only_in_part() -> None:
+def test_a_tile_reports_nobody_whom_it_may_show_in_part() -> None:
     whole, left, right = looks((4000, 500), INPUT_WH, 2)
-    edge = float(left.view_xyxy[2])
+    edge, other_edge = float(left.view_xyxy[2]), float(right.view_xyxy[0])
     cases = {
         "in the middle": ((500, 100, 600, 400), True),
         "at the tile's edge": ((edge - 150, 100, edge, 400), False),
         "near the tile's edge": ((edge - 150, 100, edge - 20, 400), False),
         "at the picture's edge": ((0, 100, 100, 500), True),
         "too large for a tile": ((100, 0, 1100, 500), False),
+        "not quite": ((100, 0, 900, 500), True),
     }
     assert {name: seen_in(left, box) for name, (box, _) in cases.items()} == {
         name: yes for name, (_, yes) in cases.items()
     }
     assert all(seen_in(whole, box) for box, _ in cases.values())
     assert seen_in(right, (edge - 150, 100, edge, 400)), "whom one tile may cut the next one has"
+    assert not seen_in(right, (other_edge, 100, other_edge + 100, 400))
+    assert seen_in(right, (3900, 100, 4000, 500))
+
+
+def test_edges_above_and_below_cut_as_those_to_the_sides() -> None:
+    whole, upper, lower = looks((500, 4000), INPUT_WH, 2)
+    edge, other_edge = float(upper.view_xyxy[3]), float(lower.view_xyxy[1])
+    assert seen_in(upper, (100, 0, 400, 300)) and seen_in(lower, (100, 3700, 400, 4000))
+    assert not seen_in(upper, (100, edge - 200, 400, edge)) and not seen_in(
+        lower, (100, other_edge, 400, other_edge + 200)
+    )
+    assert not seen_in(upper, (0, 300, 500, 1400)) and seen_in(whole, (0, 300, 500, 1400)), "too large for a tile"
 
 
 # --- each person once ------------------------------------------------------------------------------------------------
@@ -120,6 +136,19 @@ def test_of_two_looks_at_one_person_the_surer_one_counts() -> None:
     first, second = (boxes((0, 0, 10, 20)), scores(0.5)), (boxes((0, 0, 11, 21), (50, 0, 60, 20)), scores(0.8, 0.3))
     found, sure = each_once([first, second])
     assert found.tolist() == [[0, 0, 11, 21], [50, 0, 60, 20]] and sure.tolist() == scores(0.8, 0.3).tolist()
+
+
+@pytest.mark.parametrize("shift, together", [(4, True), (7, False)])
+def test_boxes_of_two_looks_are_one_person_s_from_a_third_of_overlap_on(shift: float, together: bool) -> None:
+    """A box of 10 pixels' width and one beside it share 6 of 14, or 3 of 17."""
+    one, other = boxes((0, 0, 10, 20)), boxes((shift, 0, shift + 10, 20))
+    found, _ = each_once([(one, scores(0.9)), (other, scores(0.8))])
+    assert len(found) == (1 if together else 2)
+
+
+def test_the_surest_come_first_also_of_a_single_look() -> None:
+    found, sure = each_once([(boxes((0, 0, 1, 1), (5, 5, 9, 9)), scores(0.2, 0.7))])
+    assert sure.tolist() == scores(0.7, 0.2).tolist() and found[0].tolist() == [5, 5, 9, 9]
 
 
 def test_two_people_side_by_side_in_one_look_stay_two() -> None:
@@ -147,6 +176,13 @@ def test_people_in_the_corners_of_a_large_picture_are_boxed_apart(tiny_models: d
     assert (np.diff(closer.scores) <= 0).all()
 
 
+def test_people_at_the_border_of_a_large_picture_are_boxed_inside_it(tiny_models: dict[str, Path]) -> None:
+    image = picture(1610, 1605, boxes=((0, 0, 200, 300), (1400, 1300, 1610, 1605)))
+    found = with_pipeline(tiny_models, lambda pipeline: pipeline.detect(image, max_people=50, tiles=2))
+    assert len(found.boxes_xyxy) >= 2
+    assert (found.boxes_xyxy >= 0).all() and (found.boxes_xyxy <= [1610, 1605, 1610, 1605]).all()
+
+
 def test_somebody_small_in_a_large_photograph_is_found_by_default(real_models: dict[str, Path]) -> None:
     """An astronaut of 140 pixels in a photograph of 1600 x 1200: not seen as a whole, and once in the tiles."""
     large = cv2.resize(data.coffee(), (1600, 1200), interpolation=cv2.INTER_CUBIC)
@@ -166,8 +202,13 @@ def test_the_settings_say_how_many_tiles_unless_a_client_does(tiny_models: dict[
     assert (Settings().tiles, Settings().stream_tiles, Settings().max_tiles) == (2, 1, 4)
     image = picture(1600, 1600, boxes=CORNERS)
 
-    async def use(pipeline: Pipeline) -> list[int]:
-        return [len((await pipeline.people(image, Options(50, 0.0, tiles=tiles))).people) for tiles in (None, 1, 2)]
+    async def count(asked: int | None, **settings: int) -> int:
+        pipeline = Pipeline(Settings(provider="cpu", **tiny_models, **settings))  # type: ignore[arg-type]
+        await pipeline.warm()
+        found = await pipeline.people(image, Options(50, 0.0, tiles=asked))
+        await pipeline.close()
+        return len(found.people)
 
-    default, whole, closer = with_pipeline(tiny_models, use)
-    assert default == closer > whole
+    whole, closer = asyncio.run(count(1)), asyncio.run(count(2))
+    assert asyncio.run(count(None)) == closer > whole
+    assert asyncio.run(count(None, tiles=1)) == whole
