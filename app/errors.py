@@ -104,8 +104,8 @@ class Draining(ServerError):
 class DeadlinePassed(ServerError):
     status, title, reason = 504, "Deadline passed", "deadline"
 
-    def __init__(self, detail: str = "no answer within the time allowed") -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str = "no answer within the time allowed", *, retry_after_s: int = 1) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
 
 
 class StartError(Exception):

@@ -177,7 +177,7 @@ class Pipeline:
         if poses.mended is not None:
             boxes_xyxy, certain = poses.mended.boxes_xyxy, certain * poses.mended.trust
         scores = person_scores(poses.scores, certain)
-        kept = [row for row in distinct(poses.keypoints, scores, boxes_xyxy) if scores[row] >= least]
+        kept = [row for row in distinct(poses.keypoints, poses.scores, scores, boxes_xyxy) if scores[row] >= least]
         kept = kept[: options.max_people]
         boxes_xyxy, sure = boxes_xyxy[kept], Poses(poses.keypoints[kept], poses.scores[kept])
         if poses.mended is None:

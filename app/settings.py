@@ -19,7 +19,13 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _split(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    """Raises ValueError for a text that is there and names nothing: no keys from "," would open the service to all."""
+    if not isinstance(value, str):
+        return value
+    parts = tuple(part.strip() for part in value.split(",") if part.strip())
+    if value and not parts:
+        raise ValueError("names nothing: leave it empty, or give values with commas between them")
+    return parts
 
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]

@@ -7,12 +7,12 @@ described at `stream` below.
 """
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NoReturn
 
 import orjson
-import structlog
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -27,7 +27,7 @@ from app.schemas import Share
 from app.settings import Settings
 from app.tracking import TrackedPerson
 
-log = structlog.get_logger("app.stream")
+log = logging.getLogger("app.stream")
 router = APIRouter()
 
 

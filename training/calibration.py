@@ -17,6 +17,7 @@ log = logging.getLogger("okdhp.calibration")
 Floats = NDArray[Any]
 RIGHT_SIMILARITY = 0.5  # a keypoint is right from this OKS on; MPII's within half a head, as PCKh@0.5
 MIN_OUTCOMES = 100  # right and wrong keypoints each: fewer say too little
+TYPICAL = Calibration(half=0.037, slope=1.7)  # the bundled student's; what is expected itself is far below any chance
 
 
 def right_keypoints(keypoints: Floats, people: People, joints: JointSet) -> NDArray[np.bool_]:
@@ -37,7 +38,7 @@ def fit_calibration(expected: Floats, right: NDArray[np.bool_]) -> Calibration |
     where a higher expectation does not mean a better chance.
     """
     if min(right.sum(), (~right).sum()) < MIN_OUTCOMES:
-        log.warning("scores are not calibrated: %d right and %d wrong keypoints", right.sum(), (~right).sum())
+        log.warning("too few held out to calibrate by: %d right and %d wrong keypoints", right.sum(), (~right).sum())
         return None
     x, sign = np.log(np.maximum(expected, FAINTEST)), np.where(right, 1.0, -1.0)
 
@@ -46,7 +47,7 @@ def fit_calibration(expected: Floats, right: NDArray[np.bool_]) -> Calibration |
 
     slope, offset = minimize(unlikelihood, np.array([1.0, 0.0])).x
     if not slope > 0.1:
-        log.warning("scores are not calibrated: higher ones are not better ones (slope %.2f)", slope)
+        log.warning("higher expectations are not better ones (slope %.2f)", slope)
         return None
     return Calibration(half=float(np.exp(-offset / slope)), slope=float(slope))
 

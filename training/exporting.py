@@ -12,7 +12,7 @@ from typing import Any
 from model.digest import sha256
 from model.export import Calibration, cost, deploy, export_onnx
 from model.okdhp import OKDHP
-from training.calibration import fit_calibration, right_keypoints
+from training.calibration import TYPICAL, fit_calibration, right_keypoints
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import Recipe
 from training.data import Dataset
@@ -53,7 +53,7 @@ def run_export(
     val = load_dataset(data, "val") if data is not None else None
     kept = branch or kept_branch(recipe, content["history"])
     held = _held_out(data, recipe.holdout) if data is not None else None
-    calibration = _calibration(model, kept, held, size_hw) if recipe.task == "pose" and held is not None else None
+    calibration = _calibration(model, kept, held, size_hw) if recipe.task == "pose" else None
     deployed = deploy(copy.deepcopy(model).eval(), kept, recipe.task, joints_of(content).sigmas, calibration)
     out.parent.mkdir(parents=True, exist_ok=True)
     export_onnx(deployed, size_hw, out, half)
@@ -150,13 +150,19 @@ def _held_out(data: Path, holdout: float) -> Dataset | None:
         return None
 
 
-def _calibration(model: OKDHP, branch: str, held: Dataset, size_hw: tuple[int, int]) -> Calibration | None:
-    """Fitted to the branch's keypoints of the held-out people; None without people who can be measured."""
+def _calibration(model: OKDHP, branch: str, held: Dataset | None, size_hw: tuple[int, int]) -> Calibration:
+    """Fitted to the branch's keypoints of the held-out people; TYPICAL where they are too few to tell."""
+    fitted = _fitted(model, branch, held, size_hw) if held is not None else None
+    if fitted is None:
+        log.warning("scores are calibrated as the bundled student's are: hold out more people to have their own")
+    return fitted or TYPICAL
+
+
+def _fitted(model: OKDHP, branch: str, held: Dataset, size_hw: tuple[int, int]) -> Calibration | None:
     people = held.people.subset(scored(held.people, held.joints))
     if not len(people):
         return None
-    decode = deployed_decoding(held.joints)
-    keypoints, expected = predict(model, held.pictures, people, size_hw, decode)[branch]
+    keypoints, expected = predict(model, held.pictures, people, size_hw, deployed_decoding(held.joints))[branch]
     labelled = people.labelled.numpy()
     return fit_calibration(expected[labelled], right_keypoints(keypoints, people, held.joints)[labelled])
 

@@ -10,6 +10,7 @@ import tiny
 from serving import encoded, picture, with_pipeline
 
 from app.errors import BadImage, DeadlinePassed, Draining, StartError
+from app.geometry import Floats
 from app.overlap import oks
 from app.pipeline import Options, Pipeline
 from app.scoring import EVERY_KEYPOINT, distinct, person_scores
@@ -169,18 +170,34 @@ def test_oks_agrees_with_cocos_definition() -> None:
     assert oks(POSE, other[None], EVERY_KEYPOINT, np.sqrt([area]))[0] == pytest.approx(np.mean(terms), rel=1e-4)
 
 
+def sure(people: int) -> Floats:
+    return np.full((people, 17), 0.9, np.float32)
+
+
 def test_of_a_person_found_twice_the_better_stays() -> None:
     keypoints = np.stack([POSE + 1, POSE, POSE + 60])
-    assert distinct(keypoints, np.float32([0.5, 0.9, 0.7]), np.stack([BOX, BOX, BOX + 60])) == [1, 2]
+    assert distinct(keypoints, sure(3), np.float32([0.5, 0.9, 0.7]), np.stack([BOX, BOX, BOX + 60])) == [1, 2]
+
+
+def test_a_person_found_whole_and_as_an_upper_half_is_one_by_the_keypoints_that_both_are_sure_of() -> None:
+    upper = POSE + np.where(np.arange(17) < 11, 1, 40)[:, None]  # hips and legs are guesses
+    keypoints, boxes = np.stack([POSE, upper]).astype(np.float32), np.stack([BOX, BOX * [1, 1, 1, 0.5]])
+    scores, certain = np.float32([0.9, 0.5]), sure(2)
+    assert distinct(keypoints, certain, scores, boxes) == [0, 1], "by all keypoints they are two"
+    certain[1, 11:] = 0.1
+    assert distinct(keypoints, certain, scores, boxes) == [0]
+    certain[1, 4:] = 0.1
+    assert distinct(keypoints, certain, scores, boxes) == [0, 1], "four keypoints are too few to tell"
 
 
 def test_a_child_before_an_adult_is_not_the_same_person() -> None:
     child = POSE * 0.3 + 35
-    assert distinct(np.stack([POSE, child]), np.float32([0.9, 0.8]), np.stack([BOX, BOX * 0.3 + 35])) == [0, 1]
+    assert distinct(np.stack([POSE, child]), sure(2), np.float32([0.9, 0.8]), np.stack([BOX, BOX * 0.3 + 35])) == [0, 1]
 
 
 def test_nobody_is_distinct_from_nobody() -> None:
-    assert distinct(np.empty((0, 17, 2), np.float32), np.empty(0, np.float32), np.empty((0, 4), np.float32)) == []
+    nobody = np.empty((0, 17, 2), np.float32)
+    assert distinct(nobody, sure(0), np.empty(0, np.float32), np.empty((0, 4), np.float32)) == []
 
 
 def test_a_persons_score_is_the_detectors_times_the_mean_of_the_keypoints() -> None:

@@ -47,6 +47,18 @@ def test_an_impossible_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatc
     assert "\n" not in str(stopped.value)
 
 
+@pytest.mark.parametrize("nothing", [",", " ", " , ,"])
+@pytest.mark.parametrize("name", ["POSE_API_KEYS", "POSE_TRUSTED_PROXIES"])
+def test_a_list_of_nothing_is_refused_because_no_keys_would_open_the_service(
+    monkeypatch: pytest.MonkeyPatch, name: str, nothing: str
+) -> None:
+    monkeypatch.setenv(name, nothing)
+    with pytest.raises(StartError, match=f"{name}: .*names nothing"):
+        Settings.load()
+    monkeypatch.setenv(name, "")
+    assert Settings.load().api_keys == ()
+
+
 def test_settings_that_contradict_each_other_are_refused() -> None:
     for contradiction, named in (
         ({"max_waiting": 10}, "max_waiting"),
