@@ -226,7 +226,9 @@ def test_no_answer_in_time_is_a_504_and_the_network_goes_on(tiny_models: dict[st
     with running(settings(tiny_models, request_deadline_ms=200)) as server:
         held = Held(server)
         with refused_while_busy(server, "deadline"):
-            assert_problem(server.client.post("/pose", content=PERSON), 504)
+            late = server.client.post("/pose", content=PERSON)
+            assert_problem(late, 504)
+            assert late.headers["retry-after"] == "1"
         held.go.set()
         assert server.client.post("/pose", content=PERSON).status_code == 200
 

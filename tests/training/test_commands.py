@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.settings import Settings
 from model.digest import sha256
+from training.calibration import MIN_OUTCOMES, TYPICAL
 from training.checkpoint import load_checkpoint
 from training.commands import pick_device, wants_amp
 from training.config import recipe_from_dict
@@ -249,6 +250,16 @@ def test_what_is_chosen_by_data_comes_of_the_held_out_pictures(trained: Path, dr
     held = load_dataset(drawn_folder, "train", held_out=0.1)
     card = json.loads((trained / "detector.json").read_text())
     assert card["min_score"] == candidates_threshold(load_network(trained / "detector.onnx"), held)
+
+
+def test_of_few_held_out_people_a_typical_calibration_is_taken_so_that_scores_are_no_mere_expectations(
+    trained: Path, drawn_folder: Path, tmp_path: Path
+) -> None:
+    """What a heatmap promises lies far below the chance that it is right: nobody would reach POSE_MIN_SCORE."""
+    assert len(load_dataset(drawn_folder, "train", held_out=0.1).people) * 12 < 2 * MIN_OUTCOMES
+    okdhp("export", trained / "pose" / "last.pt", tmp_path / "alone.onnx")
+    for card in (trained / "pose.json", tmp_path / "alone.json"):
+        assert json.loads(card.read_text())["calibration"] == {"half": TYPICAL.half, "slope": TYPICAL.slope}
 
 
 @pytest.mark.parametrize(
