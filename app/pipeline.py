@@ -229,9 +229,10 @@ class Pipeline:
         started = time.perf_counter()
         least = self.detector.min_score if min_score is None else min_score
         pairs = zip(parts, answers.results, strict=True)
-        boxes, scores = each_once([part.people(found.boxes_xyxy, found.scores, least) for part, found in pairs])
+        seen = [part.people(found.boxes_xyxy, found.scores, least) for part, found in pairs]
+        boxes, scores = each_once(seen, max_people)
         metrics.postprocess_seconds.labels("detector").observe(time.perf_counter() - started)
-        return Detections(boxes[:max_people], scores[:max_people], answers.queued_s * 1e3, answers.ran_s * 1e3)
+        return Detections(boxes, scores, answers.queued_s * 1e3, answers.ran_s * 1e3)
 
     async def pose(self, image: Image, boxes_xyxy: Floats, *, deadline: float | None = None) -> Poses:
         """One pose for each of `boxes_xyxy` (N, 4; x1 < x2, y1 < y2, picture pixels), in their order.

@@ -54,7 +54,9 @@ class Settings(BaseSettings):
     max_delay_ms: float = Field(
         2.0, ge=0, allow_inf_nan=False, description="longest wait for company in a batch, while the network is busy"
     )
-    max_waiting: Count = Field(256, description="crops or pictures in a queue before clients are told to come back")
+    max_waiting: Count = Field(
+        256, description="crops or looks at pictures in a queue before clients are told to come back"
+    )
 
     max_body_bytes: Count = Field(20_000_000, description="bytes in a request's body")
     max_pixels: Count = Field(50_000_000, description="pixels in a picture")
@@ -62,7 +64,7 @@ class Settings(BaseSettings):
     tiles: Count = Field(
         2, description="overlapping tiles a side in which a large picture is looked at, too, unless a client sets tiles"
     )
-    max_tiles: Count = Field(4, le=8, description="tiles a side, whatever the client asks")
+    max_tiles: Count = Field(4, le=8, description="tiles a side, whatever the client asks; 8 at most")
     max_images: Count = Field(8, description="pictures in a request")
     request_deadline_ms: Count = Field(10_000, description="time to answer, from the last byte of the body")
     body_timeout_s: Seconds = Field(30.0, description="time for a request's body to arrive")
@@ -101,9 +103,11 @@ class Settings(BaseSettings):
     def _nothing_contradicts_itself(self) -> "Settings":
         for name, tiles in (("tiles", self.tiles), ("stream_tiles", self.stream_tiles)):
             if tiles > self.max_tiles:
-                raise ValueError(f"{name} ({tiles}) must be at most max_tiles ({self.max_tiles})")
+                limit = f"POSE_MAX_TILES ({self.max_tiles})"
+                raise ValueError(f"POSE_{name.upper()} ({tiles}) must be at most {limit}")
         if self.max_waiting < self.most_of_a_picture:
-            most = f"max_people ({self.max_people}) and the looks of max_tiles ({most_looks(self.max_tiles)})"
+            looks = most_looks(self.max_tiles)
+            most = f"max_people ({self.max_people}) and, of POSE_MAX_TILES, {looks} looks, whichever is more"
             raise ValueError(f"max_waiting ({self.max_waiting}) must hold one picture's {most}")
         return self
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from app.geometry import SMALLEST_BOX_PX, Floats, Matrix, crop_matrix, invert, transform
 from app.overlap import iou
 
-OVERLAP = 0.2  # of a tile's sides, shared with the next: whoever is smaller is whole in one of them
+OVERLAP = 0.2  # of a tile's sides, shared with the next: whoever is smaller is whole in one (reported: see NEAR_EDGE)
 REDUCED_LITTLE = 2.0  # picture pixels a pixel of the detector's input: up to here the look at the whole is enough
-CLOSEST = 1.5  # the same: tiles go no closer, as little more would be found
+CLOSEST = 1.5  # the same: the fewest tiles that come so close are the most, as closer ones find little more
 NEAR_EDGE = 0.04  # of a tile's sides: a box that ends so near to an edge inside the picture may be somebody cut there
 SMALL = 0.25  # of the input's shorter side: who is larger is left to the look at the whole, a tile may show a part
 SAME_PERSON_IOU = 0.3  # of boxes from two looks; between those of one look nothing is asked
@@ -92,20 +92,22 @@ def reduction(image_wh: Size, size_wh: Size) -> float:
     return max(side / size for side, size in zip(image_wh, size_wh, strict=True))
 
 
-def each_once(seen: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
-    """Boxes (N, 4) and scores (N,), best first, of the people seen in each look, without whom another shows better."""
+def each_once(seen: Sequence[tuple[Floats, Floats]], most: int) -> tuple[Floats, Floats]:
+    """Boxes (N, 4) and scores (N,), best first, of the people seen in each look, without whom another shows better.
+
+    `most` of them: a client who asks for every faint find in every tile costs no more than that many comparisons.
+    """
     boxes, scores = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+    look = np.repeat(np.arange(len(seen)), [len(found) for _, found in seen])
     order = np.argsort(-scores, kind="stable")
-    boxes, scores = boxes[order], scores[order]
-    if len(seen) > 1:
-        look = np.repeat(np.arange(len(seen)), [len(found) for _, found in seen])[order]
-        same = (iou(boxes, boxes) >= SAME_PERSON_IOU) & (look[:, None] != look)
-        kept: list[int] = []
-        for row in range(len(boxes)):
-            if not same[row, kept].any():
-                kept.append(row)
-        boxes, scores = boxes[kept], scores[kept]
-    return boxes, scores
+    boxes, scores, look = boxes[order], scores[order], look[order]
+    left, kept = np.ones(len(boxes), bool), list[int]()
+    for row in range(len(boxes)):
+        if left[row] and len(kept) < most:
+            kept.append(row)
+            others = left & (look != look[row])
+            left[others] = iou(boxes[others], boxes[row : row + 1])[:, 0] < SAME_PERSON_IOU
+    return boxes[kept], scores[kept]
 
 
 def _tiles_a_side(closer: float) -> float:

@@ -4,7 +4,7 @@
 
 Random views of scikit-image's own pictures without people (objects, animals, textures, microscopy, text), turned,
 scaled and in other light, and drawn noise and gradients: each is asked as a client asks, with its sides `--enlarged`
-so many times (from 1.6 on it is looked at in tiles, too: POSE_TILES). `--out` keeps those in which somebody was found,
+so many times (from 1.3 on it is looked at in tiles, too: POSE_TILES). `--out` keeps those in which somebody was found,
 with who it was drawn in.
 """
 

@@ -63,9 +63,9 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
     for contradiction, named in (
         ({"max_waiting": 10}, "max_waiting"),
         ({"max_waiting": 20, "max_people": 1}, "21"),  # looks: at the whole, 2 x 2 and 4 x 4 tiles
-        ({"tiles": 5}, "max_tiles"),
-        ({"max_tiles": 1}, "tiles"),
-        ({"stream_tiles": 3, "max_tiles": 2}, "stream_tiles"),
+        ({"tiles": 5}, "POSE_MAX_TILES"),
+        ({"max_tiles": 1}, "POSE_TILES"),
+        ({"stream_tiles": 3, "max_tiles": 2}, "POSE_STREAM_TILES"),
         ({"max_tiles": 9}, "MAX_TILES"),
     ):
         with pytest.raises(StartError, match=named):

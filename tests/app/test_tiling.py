@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import picture, with_pipeline
@@ -134,7 +135,7 @@ def test_edges_above_and_below_cut_as_those_to_the_sides() -> None:
 
 def test_of_two_looks_at_one_person_the_surer_one_counts() -> None:
     first, second = (boxes((0, 0, 10, 20)), scores(0.5)), (boxes((0, 0, 11, 21), (50, 0, 60, 20)), scores(0.8, 0.3))
-    found, sure = each_once([first, second])
+    found, sure = each_once([first, second], 50)
     assert found.tolist() == [[0, 0, 11, 21], [50, 0, 60, 20]] and sure.tolist() == scores(0.8, 0.3).tolist()
 
 
@@ -142,19 +143,28 @@ def test_of_two_looks_at_one_person_the_surer_one_counts() -> None:
 def test_boxes_of_two_looks_are_one_person_s_from_a_third_of_overlap_on(shift: float, together: bool) -> None:
     """A box of 10 pixels' width and one beside it share 6 of 14, or 3 of 17."""
     one, other = boxes((0, 0, 10, 20)), boxes((shift, 0, shift + 10, 20))
-    found, _ = each_once([(one, scores(0.9)), (other, scores(0.8))])
+    found, _ = each_once([(one, scores(0.9)), (other, scores(0.8))], 50)
     assert len(found) == (1 if together else 2)
 
 
 def test_the_surest_come_first_also_of_a_single_look() -> None:
-    found, sure = each_once([(boxes((0, 0, 1, 1), (5, 5, 9, 9)), scores(0.2, 0.7))])
+    found, sure = each_once([(boxes((0, 0, 1, 1), (5, 5, 9, 9)), scores(0.2, 0.7))], 50)
     assert sure.tolist() == scores(0.7, 0.2).tolist() and found[0].tolist() == [5, 5, 9, 9]
 
 
 def test_two_people_side_by_side_in_one_look_stay_two() -> None:
     close = boxes((0, 0, 10, 20), (3, 0, 13, 20))
-    found, sure = each_once([(close, scores(0.5, 0.6)), (boxes(), scores())])
+    found, sure = each_once([(close, scores(0.5, 0.6)), (boxes(), scores())], 50)
     assert found.tolist() == close[::-1].tolist() and sure.tolist() == scores(0.6, 0.5).tolist()
+
+
+def test_of_many_faint_finds_in_many_looks_only_so_many_are_kept_the_surest() -> None:
+    random = np.random.default_rng(0)
+    corners = random.uniform(0, 4000, (21, 300, 2)).astype(np.float32)
+    seen = [(np.concatenate([xy, xy + 30], 1), random.uniform(0, 1, 300).astype(np.float32)) for xy in corners]
+    found, sure = each_once(seen, 7)
+    everybody, all_scores = each_once(seen, 10_000)
+    assert found.tolist() == everybody[:7].tolist() and sure.tolist() == all_scores[:7].tolist()
 
 
 # --- the service -----------------------------------------------------------------------------------------------------
@@ -174,6 +184,16 @@ def test_people_in_the_corners_of_a_large_picture_are_boxed_apart(tiny_models: d
     assert len(once.boxes_xyxy) == 2 and iou(wanted, once.boxes_xyxy.astype(np.float64)).max() < 0.3
     assert iou(wanted, closer.boxes_xyxy.astype(np.float64)).max(1).min() > 0.5
     assert (np.diff(closer.scores) <= 0).all()
+
+
+def test_no_more_people_go_to_the_pose_network_than_are_allowed(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    places = [(4.0 + 10 * x, 4.0 + 10 * y, 10.0 + 10 * x, 12.0 + 10 * y) for x in range(5) for y in range(4)]
+    models = {**tiny_models, "detector_model": tiny.make_fixed_detector(tmp_path / "many.onnx", 64, places)}
+    for tiles in (1, 2):
+        found = with_pipeline(
+            models, lambda pipeline, t=tiles: pipeline.detect(picture(1600, 1600), max_people=3, tiles=t)
+        )
+        assert len(found.boxes_xyxy) == len(found.scores) == 3
 
 
 def test_people_at_the_border_of_a_large_picture_are_boxed_inside_it(tiny_models: dict[str, Path]) -> None:
