@@ -110,9 +110,8 @@ async def pose(request: Request, parameters: Annotated[PoseParameters, Query()])
     if parameters.render == "jpeg" and len(pictures) > 1:
         raise BadParameter("render=jpeg takes one picture at a time")
     deadline = asyncio.get_running_loop().time() + settings.request_deadline_ms / 1000
-    room = asyncio.Semaphore(
-        settings.max_waiting // settings.most_of_a_picture
-    )  # one request never overflows the queue
+    # One request never overflows the queue.
+    room = asyncio.Semaphore(settings.max_waiting // settings.most_of_a_picture)
     async with before(deadline):
         works = [estimate(pipeline, data, options, deadline, room, parameters.render) for data in pictures]
         answers = await _for_client(request, works)

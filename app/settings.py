@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import StartError
-from app.tiling import most_looks
+from app.rounds import most_looks
 
 PREFIX = "POSE_"
 WEIGHTS = Path(__file__).parent.parent / "weights"

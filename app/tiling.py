@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from app.geometry import SMALLEST_BOX_PX, Floats, Matrix, crop_matrix, invert, transform
 from app.overlap import iou
+from app.rounds import levels
 
 OVERLAP = 0.2  # of a tile's sides, shared with the next: whoever is smaller is whole in one (reported: see NEAR_EDGE)
 REDUCED_LITTLE = 2.0  # picture pixels a pixel of the detector's input: up to here the look at the whole is enough
@@ -58,16 +59,6 @@ class Look:
         cut = ((from_edge < NEAR_EDGE * np.tile(sides, 2)) & inner).any(1)
         large_px = SMALL * min(self.size_wh) * reduction(self.image_wh, self.size_wh)
         return np.asarray(cut | ((corners[:, 2:] - corners[:, :2]).max(1) > large_px))
-
-
-def levels(tiles: int) -> list[int]:
-    """Tiles a side of each round of looks after the one at the whole: 2, 4, 8 and so on below `tiles`, and those."""
-    return [2**power for power in range(1, tiles) if 2**power < tiles] + [tiles] * (tiles > 1)
-
-
-def most_looks(tiles: int) -> int:
-    """How many looks a picture gets at the most."""
-    return 1 + sum(count**2 for count in levels(tiles))
 
 
 def looks(image_wh: Size, size_wh: Size, tiles: int) -> list[Look]:

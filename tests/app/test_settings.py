@@ -1,5 +1,7 @@
 """Settings: POSE_* variables and .env, refused in one line when unknown or impossible."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,12 @@ def test_an_impossible_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(StartError, match=name) as stopped:
         Settings.load()
     assert "\n" not in str(stopped.value)
+
+
+def test_the_container_s_health_check_loads_no_picture_library() -> None:
+    """It starts a Python every ten seconds."""
+    loaded = "import sys, app.healthy; sys.exit('cv2' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], cwd=Path(__file__).parents[2]).returncode == 0
 
 
 @pytest.mark.parametrize("nothing", [",", " ", " , ,"])

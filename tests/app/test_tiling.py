@@ -15,8 +15,9 @@ from skimage import data
 from app.geometry import Floats
 from app.overlap import iou
 from app.pipeline import Detections, Options, Pipeline
+from app.rounds import most_looks
 from app.settings import Settings
-from app.tiling import Look, each_once, looks, most_looks
+from app.tiling import Look, each_once, looks
 
 INPUT_WH = (384, 320)
 sides = st.integers(16, 9000)
