@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Answers(Generic[Result]):
-    """Results in the order of the items, the longest wait before a run, and the longest run."""
+    """Results in the order of the items; how long their runs took together, and how long none of them ran."""
 
     results: list[Result]
     queued_s: float
@@ -38,12 +38,20 @@ class BatchReport:
     ok: bool
 
 
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """When a run began and ended (perf_counter: uvloop's clock is coarse)."""
+
+    began: float
+    ended: float
+
+
 @dataclass
 class _Ticket(Generic[Item, Result]):
     item: Item
     deadline: float | None
     arrived: float
-    future: "asyncio.Future[tuple[Result, float, float]]" = field(repr=False)
+    future: "asyncio.Future[tuple[Result, _Run]]" = field(repr=False)
 
 
 class Batcher(Generic[Item, Result]):
@@ -97,7 +105,7 @@ class Batcher(Generic[Item, Result]):
             self._forget_cancelled()
         if len(self._waiting) + len(items) > self._max_waiting:
             raise Overloaded()
-        loop = asyncio.get_running_loop()
+        loop, asked = asyncio.get_running_loop(), time.perf_counter()
         if self._worker is None:
             self._worker = loop.create_task(self._work(), name="batcher")
         tickets = [_Ticket[Item, Result](item, deadline, loop.time(), loop.create_future()) for item in items]
@@ -110,8 +118,10 @@ class Batcher(Generic[Item, Result]):
             for ticket in tickets:  # one failed: its companions' answers have no reader any more
                 if not ticket.future.cancel() and not ticket.future.cancelled():
                     ticket.future.exception()
-        queued_s = max((queued for _, queued, _ in done), default=0.0)
-        return Answers([result for result, _, _ in done], queued_s, max((ran for _, _, ran in done), default=0.0))
+        runs = {run for _, run in done}  # items share them, and one run follows another
+        ran_s = sum(run.ended - run.began for run in runs)
+        queued_s = max((run.ended for run in runs), default=asked) - asked - ran_s
+        return Answers([result for result, _ in done], queued_s, ran_s)
 
     async def close(self) -> None:
         """Refuse new items, finish the batch that runs, and answer those still waiting with Draining."""
@@ -179,15 +189,16 @@ class Batcher(Generic[Item, Result]):
         except Exception as error:
             outcome = error if isinstance(error, PoseError) else ModelError("the network failed")
             outcome.__cause__ = error if outcome is not error else None
-        ran_s = time.perf_counter() - started
-        self._on_batch(BatchReport(len(batch), queued_s, ran_s, not isinstance(outcome, PoseError)))
+        run = _Run(started, time.perf_counter())
+        report = BatchReport(len(batch), queued_s, run.ended - run.began, not isinstance(outcome, PoseError))
+        self._on_batch(report)
         for index, ticket in enumerate(batch):
             if ticket.future.done():
                 continue
             if isinstance(outcome, PoseError):
                 ticket.future.set_exception(outcome)
             else:
-                ticket.future.set_result((outcome[index], queued_s[index], ran_s))
+                ticket.future.set_result((outcome[index], run))
 
     def _forget_cancelled(self) -> None:
         self._waiting = deque(ticket for ticket in self._waiting if not ticket.future.done())

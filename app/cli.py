@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,13 +77,15 @@ async def _predict(picture: Path, drawn: Path | None, settings: Settings) -> str
     pipeline = Pipeline(settings)
     try:
         await pipeline.warm()
-        image = await pipeline.decode(picture.read_bytes())
-        result = await pipeline.people(image, Options(settings.max_people))
+        began = time.perf_counter()
+        async with pipeline.opened(picture.read_bytes()) as opened:
+            result = await pipeline.people(opened.image, Options(settings.max_people))
+        timing_ms = opened.timing_ms(began, result.timing_ms)
     finally:
         await pipeline.close()
     if drawn is not None:
-        drawn.write_bytes(render.to_jpeg(render.draw(image, result.people)))
-    answer = formats.native(image.shape[1::-1], result.people, pipeline.networks, result.timing_ms)
+        drawn.write_bytes(render.to_jpeg(render.draw(opened.image, result.people)))
+    answer = formats.native(opened.image.shape[1::-1], result.people, pipeline.networks, timing_ms)
     return orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode()
 
 

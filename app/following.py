@@ -41,7 +41,7 @@ class Follower:
                 image, min_score=self.min_score, max_people=self._max_regions, tiles=self.tiles, deadline=deadline
             )
             regions = self.tracker.regions(time_s, found.boxes_xyxy, found.scores)
-            queue_ms, detect_ms = found.queue_ms, found.run_ms
+            queue_ms, detect_ms = found.queue_ms, found.work_ms
         poses = await self._pipeline.pose(image, regions.boxes_xyxy.astype(np.float32), deadline=deadline)
         people = self.tracker.update(time_s, image_wh, regions.mended(poses.mended), poses.keypoints, poses.scores)
-        return people, {"queue": queue_ms + poses.queue_ms, "detect": detect_ms, "pose": poses.run_ms}
+        return people, {"queue": queue_ms + poses.queue_ms, "detect": detect_ms, "pose": poses.work_ms}

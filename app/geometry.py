@@ -5,6 +5,8 @@ and a picture spans [0, width] x [0, height]. In this frame resizing is a pure s
 that UDP (Huang et al., CVPR 2020) found in common pose pipelines.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -63,14 +65,42 @@ def warp(image: Image, matrix: Matrix, size_wh: tuple[int, int]) -> Image:
     if part.size == 0:
         return np.full((height, width, 3), BORDER_GREY, np.uint8)
     matrix = matrix @ np.array([[1, 0, left], [0, 1, top], [0, 0, 1]], dtype=np.float64)
-    factor = int(1 / np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    factor = int(_reduction(matrix))
     if factor >= 2:
-        part_height, part_width = (max(side // factor, 1) for side in part.shape[:2])
-        shrink_x, shrink_y = part.shape[1] / part_width, part.shape[0] / part_height
-        part = np.asarray(cv2.resize(part, (part_width, part_height), interpolation=cv2.INTER_AREA), np.uint8)
-        matrix = matrix @ np.diag([shrink_x, shrink_y, 1.0])
+        part, from_shrunk = _shrunk(part, factor)
+        matrix = matrix @ from_shrunk
     to_centres = matrix.copy()  # OpenCV puts integer coordinates at pixel centres
     to_centres[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5
     border = (BORDER_GREY,) * 3
     result = cv2.warpAffine(part, to_centres, (width, height), flags=cv2.INTER_LINEAR, borderValue=border)
     return np.asarray(result, dtype=np.uint8)
+
+
+def warp_each(image: Image, matrices: Sequence[Matrix], size_wh: tuple[int, int]) -> list[Image]:
+    """`warp` through each of `matrices`."""
+    return [warp(image, matrix, size_wh) for matrix in matrices]
+
+
+def warp_looks(image: Image, matrices: Sequence[Matrix], size_wh: tuple[int, int]) -> list[Image]:
+    """`warp` through each of `matrices`, which together show the picture more than once.
+
+    Where even the closest reduces it fourfold or more it is shrunk once for all, to no less than twice what that one
+    needs: each is still averaged from there. A single one, or one that reduces less, is `warp`'s to the byte.
+    """
+    factor = int(min(map(_reduction, matrices))) // 2
+    if factor >= 2 and len(matrices) > 1:
+        image, from_shrunk = _shrunk(image, factor)
+        matrices = [matrix @ from_shrunk for matrix in matrices]
+    return warp_each(image, matrices, size_wh)
+
+
+def _reduction(matrix: Matrix) -> float:
+    """Picture pixels a side that become one of the result of `matrix` (2, 3)."""
+    return float(1 / np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+
+
+def _shrunk(image: Image, factor: int) -> tuple[Image, Matrix]:
+    """`image` (H, W, 3) averaged down by a whole factor a side, and the map (3, 3) from there to its own pixels."""
+    height, width = (max(side // factor, 1) for side in image.shape[:2])
+    shrunk = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    return shrunk, np.diag([image.shape[1] / width, image.shape[0] / height, 1.0])

@@ -9,6 +9,7 @@ holding the interpreter's lock. Orientation is applied here and nowhere else.
 
 import io
 import warnings
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -24,16 +25,42 @@ warnings.filterwarnings(
 )  # a client's damaged EXIF is no operator's business
 
 
-def decode(data: bytes, *, max_pixels: int) -> Image:
-    """The picture in `data` as upright RGB (H, W, 3) uint8; of an animation the first frame; transparency is dropped.
+@dataclass(frozen=True)
+class Header:
+    """What a file says before a pixel is decoded: the size in pixels as stored, and EXIF's orientation 1..8."""
+
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels decoding gives."""
+        return self.width * self.height
+
+
+def read_header(data: bytes, *, max_pixels: int) -> Header:
+    """The header of the picture in `data`.
 
     Raises UnsupportedFormat (not JPEG, PNG or WebP by its first bytes), TooLarge (more than `max_pixels`) or BadImage.
     """
-    with _header(data, _format(data)) as header:
-        width, height = header.size
+    with _opened(data, _format(data)) as opened:
+        width, height = opened.size
         if width * height > max_pixels:
             raise TooLarge(f"the picture has {width} x {height} pixels, more than the {max_pixels} allowed")
-        orientation = _orientation(header, data)
+        return Header(width, height, _orientation(opened, data))
+
+
+def decode(data: bytes, *, max_pixels: int) -> Image:
+    """The picture in `data` as upright RGB (H, W, 3) uint8; of an animation the first frame; transparency is dropped.
+
+    Raises as `read_header`.
+    """
+    return decode_as(data, read_header(data, max_pixels=max_pixels))
+
+
+def decode_as(data: bytes, header: Header) -> Image:
+    """The same, of a picture whose `header` was read. Raises BadImage."""
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -41,9 +68,9 @@ def decode(data: bytes, *, max_pixels: int) -> Image:
         raise BadImage("the picture cannot be decoded") from error
     if image is None:
         raise BadImage("the picture is truncated or damaged")
-    if image.shape[:2] != (height, width):
+    if image.shape[:2] != (header.height, header.width):
         raise BadImage("the picture's header and content disagree")
-    return upright(np.asarray(image, np.uint8), orientation)
+    return upright(np.asarray(image, np.uint8), header.orientation)
 
 
 def upright(image: Image, orientation: int) -> Image:
@@ -70,7 +97,7 @@ def _format(data: bytes) -> str:
     raise UnsupportedFormat("the picture is not a JPEG, PNG or WebP file")
 
 
-def _header(data: bytes, format: str) -> PillowImage.Image:
+def _opened(data: bytes, format: str) -> PillowImage.Image:
     """What Pillow knows before decoding a pixel: the size as stored, and the metadata before the pixels."""
     try:
         return PillowImage.open(io.BytesIO(data), formats=(format,))
@@ -78,13 +105,13 @@ def _header(data: bytes, format: str) -> PillowImage.Image:
         raise BadImage("the picture's header cannot be read") from error
 
 
-def _orientation(header: PillowImage.Image, data: bytes) -> int:
+def _orientation(opened: PillowImage.Image, data: bytes) -> int:
     """EXIF orientation 1..8, without decoding a pixel."""
     try:
-        if header.format == "PNG" and "exif" not in header.info and b"eXIf" in data:
-            header.info["exif"] = _png_exif(data)
+        if opened.format == "PNG" and "exif" not in opened.info and b"eXIf" in data:
+            opened.info["exif"] = _png_exif(data)
         # The base class's: a PNG's own getexif() decodes the picture in search of EXIF behind the pixels.
-        orientation = PillowImage.Image.getexif(header).get(ORIENTATION_TAG, 1)
+        orientation = PillowImage.Image.getexif(opened).get(ORIENTATION_TAG, 1)
     except Exception:  # damaged EXIF says nothing about the pixels
         return 1
     return orientation if orientation in range(1, 9) else 1

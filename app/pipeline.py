@@ -2,21 +2,16 @@
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import ParamSpec, TypeVar
 
 import numpy as np
 
 from app import images, metrics
-from app.batcher import Batcher, BatchReport
 from app.engine import Engine, available_cpus
-from app.errors import DeadlinePassed, Draining, Overloaded, PoseError
-from app.geometry import Floats, Image, Matrix, crop_matrix, invert, transform, warp
+from app.geometry import Floats, Image, crop_matrix, invert, transform, warp_each, warp_looks
 from app.mending import Mended, mended_boxes
 from app.models import DetectorNetwork, Network, PoseNetwork
 from app.places import Places
@@ -24,22 +19,22 @@ from app.scoring import distinct, person_scores
 from app.settings import Settings
 from app.sightings import person_boxes
 from app.skeleton import KEYPOINT_NAMES
+from app.stage import Stage
 from app.tiling import each_once, looks
-
-P = ParamSpec("P")
-R = TypeVar("R")
-FAILURES_UNTIL_UNREADY = 3
-PROBE_DEADLINE_S = 1.0  # readiness is asked for by those who do not wait long
+from app.workers import Workers
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Boxes (N, 4) x1, y1, x2, y2 in picture pixels, inside the picture, best first; scores (N,) in 0..1."""
+    """Boxes (N, 4) x1, y1, x2, y2 in picture pixels, inside the picture, best first; scores (N,) in 0..1.
+
+    The time they took is that of the waits, `queue_ms`, and that of the work, `work_ms`.
+    """
 
     boxes_xyxy: Floats
     scores: Floats
     queue_ms: float = 0.0
-    run_ms: float = 0.0
+    work_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,13 +42,14 @@ class Poses:
     """Keypoints (N, 17, 2) x, y in picture pixels, perhaps outside the picture; scores (N, 17) in 0..1.
 
     mended: of a network with a box head, where it sees the people it was shown, and how sure it is of that.
+    The times are as those of Detections.
     """
 
     keypoints: Floats
     scores: Floats
     mended: Mended | None = None
     queue_ms: float = 0.0
-    run_ms: float = 0.0
+    work_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,14 +80,19 @@ class People:
     timing_ms: dict[str, float]
 
 
-@asynccontextmanager
-async def before(deadline: float | None) -> AsyncIterator[None]:
-    """Stop what is inside at `deadline` (loop time; None: never) with DeadlinePassed."""
-    try:
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError:
-        raise DeadlinePassed() from None
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture: upright RGB (H, W, 3) uint8, how long decoding took, and when it was done (perf_counter)."""
+
+    image: Image
+    decode_ms: float
+    decoded_s: float
+
+    def timing_ms(self, since_s: float, stages_ms: dict[str, float]) -> dict[str, float]:
+        """Where the time since `since_s` (perf_counter) went: decoding, the stages after it, all waits in `queue`."""
+        waited_ms = (self.decoded_s - since_s) * 1e3 - self.decode_ms
+        total_ms = (time.perf_counter() - since_s) * 1e3
+        return {"decode": self.decode_ms, **stages_ms, "queue": waited_ms + stages_ms["queue"], "total": total_ms}
 
 
 class Pipeline:
@@ -107,13 +108,12 @@ class Pipeline:
         )
         self.pose_network = PoseNetwork(load(settings.pose_model))
         self.detector = DetectorNetwork(load(settings.detector_model))
-        self._failures: Counter[str] = Counter()  # of each network, in a row
-        self._pose_batcher = self._batcher(self.pose_network, self.pose_network.run)
-        self._detect_batcher = self._batcher(self.detector, self.detector.run)
         workers = available_cpus() + 1
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="picture")
-        self._in_pool = 0
-        self._places = Places(2 * settings.max_batch + workers, settings.max_waiting)  # the next batch fills meanwhile
+        self.workers = Workers(workers, max_waiting=settings.max_waiting)
+        self._detect = Stage(self.detector, self.detector.run, warp_looks, self.workers, settings)
+        self._pose = Stage(self.pose_network, self.pose_network.run, warp_each, self.workers, settings)
+        small = 2 * settings.max_batch + workers  # the next batch fills meanwhile
+        self._places = Places(small, settings.max_decoded_pixels, max_waiting=settings.max_waiting)
         self._draining = False
         self._closed = False
         self._warm = False
@@ -130,15 +130,13 @@ class Pipeline:
 
     def network_ready(self, name: str) -> bool:
         """Whether one of `networks` is warmed and not failing, and the service not shutting down."""
-        return self._warm and not self.draining and self._failures[name] < FAILURES_UNTIL_UNREADY
+        failing = (self._detect if name == self.detector.task else self._pose).failing
+        return self._warm and not self.draining and not failing
 
     async def probe(self) -> None:
         """Try each failing network on an empty picture: what is unready is sent no work that would show it healed."""
-        for network, batcher in ((self.detector, self._detect_batcher), (self.pose_network, self._pose_batcher)):
-            if self._failures[network.task] >= FAILURES_UNTIL_UNREADY:
-                empty = np.zeros((*network.size_wh[::-1], 3), np.uint8)
-                with suppress(PoseError, TimeoutError):  # the batch's report counts a failure
-                    await asyncio.wait_for(batcher.submit(empty), PROBE_DEADLINE_S)
+        await self._detect.probe()
+        await self._pose.probe()
 
     @property
     def draining(self) -> bool:
@@ -159,8 +157,8 @@ class Pipeline:
     async def close(self) -> None:
         """Refuse new work, answer what waits, and let what runs end."""
         self._closed = True
-        await asyncio.gather(self._pose_batcher.close(), self._detect_batcher.close())
-        await asyncio.to_thread(self._pool.shutdown)
+        await asyncio.gather(self._pose.batcher.close(), self._detect.batcher.close())
+        await self.workers.close()
 
     async def people(self, image: Image, options: Options, deadline: float | None = None) -> People:
         """The people in `image`. Raises Overloaded, Draining, DeadlinePassed or ModelError."""
@@ -185,27 +183,22 @@ class Pipeline:
         found = _people(boxes_xyxy, sure, scores[kept])
         metrics.people_per_image.observe(len(found))
         queue_ms = detections.queue_ms + poses.queue_ms
-        return People(found, {"queue": queue_ms, "detect": detections.run_ms, "pose": poses.run_ms})
+        return People(found, {"queue": queue_ms, "detect": detections.work_ms, "pose": poses.work_ms})
 
-    def place(self) -> AbstractAsyncContextManager[None]:
-        """A place for one decoded picture (`Places.one`)."""
-        return self._places.one()
+    @asynccontextmanager
+    async def opened(self, data: bytes, deadline: float | None = None) -> AsyncIterator[Picture]:
+        """The picture in the file `data`, which has a place for its pixels while the block runs.
 
-    async def off_loop(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `work` in the pool of threads; its own queue is bounded, too. Raises Overloaded or Draining."""
-        if self._closed:
-            raise Draining()
-        if self._in_pool >= self._settings.max_waiting:
-            raise Overloaded()
-        self._in_pool += 1
-        loop = asyncio.get_running_loop()
-        job = self._pool.submit(work, *args, **kwargs)
-        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._left_pool))  # a thread outlives its client
-        return await asyncio.wrap_future(job)
-
-    async def decode(self, data: bytes) -> Image:
-        """Bytes to an upright RGB picture, off the event loop. Raises as images.decode, and Overloaded."""
-        return await self.off_loop(_decode, data, self._settings.max_pixels)
+        Raises as `images.read_header` before it waits for its place, BadImage, Overloaded, or Draining.
+        """
+        began = time.perf_counter()
+        header = await self.workers.run(images.read_header, data, max_pixels=self._settings.max_pixels)
+        known = time.perf_counter()
+        async with self._places.take(header.pixels, deadline):
+            placed = time.perf_counter()
+            image = await self.workers.run(_decode, data, header)
+            decoded = time.perf_counter()
+            yield Picture(image, (known - began + decoded - placed) * 1e3, decoded)
 
     async def detect(
         self,
@@ -221,18 +214,16 @@ class Pipeline:
         A large picture is looked at in up to tiles x tiles parts, too (`app.tiling`). Raises Overloaded, Draining,
         DeadlinePassed or ModelError.
         """
-        size_wh = self.detector.size_wh
-        parts = looks((image.shape[1], image.shape[0]), size_wh, tiles)
-        async with before(deadline):
-            canvases = await self.off_loop(_warped, "detector", image, [part.to_input for part in parts], size_wh)
-            answers = await self._detect_batcher.submit_all(canvases, deadline=deadline)
+        asked = time.perf_counter()
+        parts = looks((image.shape[1], image.shape[0]), self.detector.size_wh, tiles)
+        answers = await self._detect.answers(image, [part.to_input for part in parts], deadline)
         started = time.perf_counter()
         least = self.detector.min_score if min_score is None else min_score
         pairs = zip(parts, answers.results, strict=True)
         seen = [part.people(found.boxes_xyxy, found.scores, least) for part, found in pairs]
         boxes, scores = each_once(seen, max_people)
         metrics.postprocess_seconds.labels("detector").observe(time.perf_counter() - started)
-        return Detections(boxes, scores, answers.queued_s * 1e3, answers.ran_s * 1e3)
+        return Detections(boxes, scores, *_times_ms(asked, answers.queued_s))
 
     async def pose(self, image: Image, boxes_xyxy: Floats, *, deadline: float | None = None) -> Poses:
         """One pose for each of `boxes_xyxy` (N, 4; x1 < x2, y1 < y2, picture pixels), in their order.
@@ -242,55 +233,33 @@ class Pipeline:
         if not len(boxes_xyxy):
             count = len(KEYPOINT_NAMES)
             return Poses(np.empty((0, count, 2), np.float32), np.empty((0, count), np.float32))
-        size_wh = self.pose_network.size_wh
-        to_crops = [crop_matrix(box, size_wh) for box in boxes_xyxy]
-        async with before(deadline):
-            crops = await self.off_loop(_warped, "pose", image, to_crops, size_wh)
-            answers = await self._pose_batcher.submit_all(crops, deadline=deadline)
+        asked = time.perf_counter()
+        to_crops = [crop_matrix(box, self.pose_network.size_wh) for box in boxes_xyxy]
+        answers = await self._pose.answers(image, to_crops, deadline)
         started = time.perf_counter()
         pairs = zip(answers.results, to_crops, strict=True)
         keypoints = np.stack([transform(pose.keypoints, invert(to_crop)) for pose, to_crop in pairs])
         scores = np.stack([pose.scores for pose in answers.results])
         mended = mended_boxes(boxes_xyxy, answers.results, to_crops, image.shape[1::-1])
         metrics.postprocess_seconds.labels("pose").observe(time.perf_counter() - started)
-        return Poses(keypoints, scores, mended, answers.queued_s * 1e3, answers.ran_s * 1e3)
+        return Poses(keypoints, scores, mended, *_times_ms(asked, answers.queued_s))
 
     async def _people_in(self, image: Image, boxes_xyxy: Floats, deadline: float | None) -> People:
         """Exactly one person per given box, in their order, whatever the scores."""
         poses = await self.pose(image, boxes_xyxy, deadline=deadline)
         people = _people(boxes_xyxy, poses, person_scores(poses.scores))
         metrics.people_per_image.observe(len(people))
-        return People(people, {"queue": poses.queue_ms, "detect": 0.0, "pose": poses.run_ms})
-
-    def _left_pool(self) -> None:
-        self._in_pool -= 1
-
-    def _batcher(self, network: Network, run: Callable[[list[Image]], list[R]]) -> Batcher[Image, R]:
-        return Batcher(
-            run,
-            max_batch=self._settings.max_batch,
-            max_delay_ms=self._settings.max_delay_ms,
-            max_waiting=self._settings.max_waiting,
-            on_depth=metrics.queue_depth.labels(network.task).set,
-            on_batch=partial(self._observe, network.task),
-        )
-
-    def _observe(self, model: str, report: BatchReport) -> None:
-        self._failures[model] = 0 if report.ok else self._failures[model] + 1
-        metrics.batch_size.labels(model).observe(report.size)
-        metrics.inference_seconds.labels(model).observe(report.ran_s)
-        for queued_s in report.queued_s:
-            metrics.queue_seconds.labels(model).observe(queued_s)
+        return People(people, {"queue": poses.queue_ms, "detect": 0.0, "pose": poses.work_ms})
 
 
-def _decode(data: bytes, max_pixels: int) -> Image:
+def _decode(data: bytes, header: images.Header) -> Image:
     with metrics.decode_seconds.time():
-        return images.decode(data, max_pixels=max_pixels)
+        return images.decode_as(data, header)
 
 
-def _warped(model: str, image: Image, maps: list[Matrix], size_wh: tuple[int, int]) -> list[Image]:
-    with metrics.preprocess_seconds.labels(model).time():
-        return [warp(image, matrix, size_wh) for matrix in maps]
+def _times_ms(asked: float, queued_s: float) -> tuple[float, float]:
+    """Of the time since `asked` (perf_counter), that of waiting and that of work."""
+    return queued_s * 1e3, (time.perf_counter() - asked - queued_s) * 1e3
 
 
 def _people(boxes_xyxy: Floats, poses: Poses, scores: Floats) -> tuple[Person, ...]:

@@ -1,41 +1,25 @@
-"""How many decoded pictures are held at a time."""
+"""How much is held decoded at a time: a picture may be a thousand times its bytes, and a rush would fill the memory."""
 
-import asyncio
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
-from app import metrics
-from app.errors import Overloaded
+from app.room import Room
 
+SMALL_PIXELS = 1 << 21  # a Full HD frame, and a little more
 LABEL = "place"  # beside the networks' names, in the metrics of what waits
 
 
 class Places:
-    """So many places for decoded pictures: each may be a thousand times its bytes, and a rush would fill the memory."""
+    """Places for `small` pictures of up to SMALL_PIXELS, and for larger ones of so many `pixels` together.
 
-    def __init__(self, count: int, max_waiting: int) -> None:
-        self._free = asyncio.Semaphore(count)
-        self._max_waiting = max_waiting
-        self._waiting = 0
+    Neither waits for the other: the frames of a stream go on while photographs of 50 megapixels wait for one another.
+    """
 
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """A place, once there is one. Raises Overloaded where `max_waiting` wait for theirs."""
-        if self._waiting >= self._max_waiting:
-            raise Overloaded()
-        began = time.perf_counter()
-        self._wait(1)
-        try:
-            await self._free.acquire()
-        finally:
-            self._wait(-1)
-        metrics.queue_seconds.labels(LABEL).observe(time.perf_counter() - began)
-        try:
-            yield
-        finally:
-            self._free.release()
+    def __init__(self, small: int, pixels: int, *, max_waiting: int) -> None:
+        self._small = Room(small, max_waiting=max_waiting, label=LABEL)
+        self._large = Room(pixels, max_waiting=max_waiting, label=LABEL)
 
-    def _wait(self, more: int) -> None:
-        self._waiting += more
-        metrics.queue_depth.labels(LABEL).set(self._waiting)
+    def take(self, pixels: int, deadline: float | None = None) -> AbstractAsyncContextManager[None]:
+        """A place for a picture of `pixels` while the block runs. Raises Overloaded (`Room.take`)."""
+        if pixels <= SMALL_PIXELS:
+            return self._small.take(1, deadline)
+        return self._large.take(pixels, deadline)

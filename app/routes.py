@@ -15,10 +15,11 @@ from starlette.requests import ClientDisconnect
 from app import formats, metrics, render
 from app.access import check_key, given_key
 from app.bodies import read_pictures
+from app.deadline import before
 from app.errors import BadParameter, Draining, SlowBody
 from app.geometry import Image
 from app.models import Network
-from app.pipeline import Options, People, Person, Pipeline, before
+from app.pipeline import Options, People, Person, Pipeline
 from app.schemas import AnyAnswer, ImageBody, PoseParameters, Problem
 from app.settings import Settings
 
@@ -147,16 +148,13 @@ async def estimate(
 ) -> Estimate:
     """One picture from its bytes to its people, once there is `room`; `timing_ms` has each stage and the total."""
     arrived = time.perf_counter()
-    async with room, pipeline.place():
-        started = time.perf_counter()
-        image = await pipeline.decode(data)
-        decoded = time.perf_counter()
+    async with room, pipeline.opened(data, deadline) as picture:
+        image = picture.image
         if rendered == "jpeg":
             render.check_size(image)
         result = await pipeline.people(image, options, deadline)
-        drawn = await pipeline.off_loop(_draw, image, result.people) if rendered == "jpeg" else None
-    total_ms = (time.perf_counter() - arrived) * 1e3
-    timing_ms = {"decode": (decoded - started) * 1e3, **result.timing_ms, "total": total_ms}
+        drawn = await pipeline.workers.run(_draw, image, result.people) if rendered == "jpeg" else None
+    timing_ms = picture.timing_ms(arrived, result.timing_ms)
     return Estimate((image.shape[1], image.shape[0]), People(result.people, timing_ms), drawn)
 
 

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
 
     max_body_bytes: Count = Field(20_000_000, description="bytes in a request's body")
     max_pixels: Count = Field(50_000_000, description="pixels in a picture")
+    max_decoded_pixels: Count = Field(
+        100_000_000, description="pixels of decoded pictures of more than 2 megapixels held at a time"
+    )
     max_people: Count = Field(50, description="people in a picture, whatever the client asks")
     tiles: Count = Field(
         2, description="overlapping tiles a side in which a large picture is looked at, too, unless a client sets tiles"
@@ -105,6 +108,9 @@ class Settings(BaseSettings):
             if tiles > self.max_tiles:
                 limit = f"POSE_MAX_TILES ({self.max_tiles})"
                 raise ValueError(f"POSE_{name.upper()} ({tiles}) must be at most {limit}")
+        if self.max_decoded_pixels < self.max_pixels:
+            most = f"a picture of POSE_MAX_PIXELS ({self.max_pixels})"
+            raise ValueError(f"POSE_MAX_DECODED_PIXELS ({self.max_decoded_pixels}) must hold {most}")
         if self.max_waiting < self.most_of_a_picture:
             looks = most_looks(self.max_tiles)
             most = f"max_people ({self.max_people}) and, of POSE_MAX_TILES, {looks} looks, whichever is more"

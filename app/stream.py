@@ -18,11 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app import metrics
+from app.deadline import before
 from app.door import RESTARTS, End, Sessions, admit
 from app.errors import BadParameter, ClientError, DeadlinePassed, Draining, ModelError, PoseError
 from app.following import Follower
 from app.formats import native_person
-from app.pipeline import Person, Pipeline, before
+from app.pipeline import Person, Pipeline
 from app.schemas import Share
 from app.settings import Settings
 from app.tracking import TrackedPerson
@@ -246,14 +247,11 @@ class Session:
         deadline = asyncio.get_running_loop().time() + left_s
         if left_s <= 0:
             raise DeadlinePassed()
-        async with before(deadline), self._pipeline.place():
-            began = time.perf_counter()
-            image = await self._pipeline.decode(frame.data)
-            decoded = time.perf_counter()
-            people, timing_ms = await self._follower.people(image, frame.received_s, deadline)
+        async with before(deadline), self._pipeline.opened(frame.data, deadline) as picture:
+            image = picture.image
+            people, stages_ms = await self._follower.people(image, frame.received_s, deadline)
         metrics.people_per_image.observe(len(people))
-        total_ms = (time.perf_counter() - started) * 1e3
-        timing_ms = {"decode": (decoded - began) * 1e3, **timing_ms, "total": total_ms}
+        timing_ms = picture.timing_ms(started, stages_ms)
         return {
             "frame": frame.number,
             "image": {"width": image.shape[1], "height": image.shape[0]},

@@ -50,7 +50,7 @@ class Held:
 @contextmanager
 def held_poses(server: Server) -> Iterator[Held]:
     """The pose network of `server`, busy with its next batch until it is released, or the block ends."""
-    batcher, held = server.app.state.pipeline._pose_batcher, Held()
+    batcher, held = server.app.state.pipeline._pose.batcher, Held()
     run = batcher._run
 
     def wait(crops: Any) -> Any:

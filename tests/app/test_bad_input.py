@@ -180,7 +180,7 @@ class Held:
 
     def __init__(self, server: Server) -> None:
         self.began, self.go = threading.Event(), threading.Event()
-        batcher = server.app.state.pipeline._pose_batcher
+        batcher = server.app.state.pipeline._pose.batcher
         run = batcher._run
 
         def held(items: Any) -> Any:
@@ -203,7 +203,7 @@ def test_a_full_queue_says_when_to_come_back(tiny_models: dict[str, Path]) -> No
         first = in_background(server, answers)
         assert held.began.wait(30)
         second = in_background(server, answers)
-        while server.app.state.pipeline._pose_batcher.waiting == 0:
+        while server.app.state.pipeline._pose.batcher.waiting == 0:
             threading.Event().wait(0.001)
         with refused_while_busy(server, "overloaded"):
             full = server.client.post("/pose", content=PERSON)
@@ -247,7 +247,7 @@ def test_while_shutting_down_new_pictures_are_refused_and_readiness_fails(tiny_m
 
 def test_a_failing_network_is_a_500_without_internals_and_later_unready(tiny_models: dict[str, Path]) -> None:
     with running(settings(tiny_models)) as server:
-        batcher = server.app.state.pipeline._pose_batcher
+        batcher = server.app.state.pipeline._pose.batcher
         run = batcher._run
 
         def fail(items: Any) -> Any:
@@ -290,7 +290,7 @@ def test_the_picture_of_a_client_that_left_is_not_worked_on(tiny_models: dict[st
         with socket.create_connection((host, int(port))) as connection:
             head = f"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(PERSON)}\r\n\r\n"
             connection.sendall(head.encode() + PERSON)
-            while server.app.state.pipeline._pose_batcher.waiting == 0:
+            while server.app.state.pipeline._pose.batcher.waiting == 0:
                 threading.Event().wait(0.001)
         while server.metric("pose_rejected_total", reason="disconnected") == left:
             threading.Event().wait(0.001)

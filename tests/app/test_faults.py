@@ -71,7 +71,7 @@ def test_as_many_pictures_as_allowed_are_answered_by_an_idle_service_with_a_shor
 def test_large_pictures_of_one_request_do_not_fill_the_detectors_queue(tiny_models: dict[str, Path]) -> None:
     large = encoded(picture(1600, 1600, boxes=((100, 80, 300, 350),)))
     with running(settings(tiny_models, max_images=8, max_people=1, max_waiting=21)) as server:
-        batcher = server.app.state.pipeline._detect_batcher
+        batcher = server.app.state.pipeline._detect.batcher
         run = batcher._run
 
         def slow(looks: Any) -> Any:

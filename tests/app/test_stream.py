@@ -215,17 +215,17 @@ def test_a_full_queue_is_an_error_message_and_the_stream_goes_on(serve):
     pipeline = server.app.state.pipeline
     with open_stream(server) as stream:
         ask(stream, ONE)
-        pipeline._in_pool += 50  # as if fifty pictures were being worked on
+        pipeline.workers._jobs += 50  # as if fifty pictures were being worked on
         refused = ask(stream, ONE)
         assert (refused["frame"], refused["error"]["status"]) == (1, 503)
-        pipeline._in_pool -= 50
+        pipeline.workers._jobs -= 50
         assert [person["id"] for person in ask(stream, ONE)["people"]] == [1]
     assert server.metric("pose_stream_frames_total", outcome="overloaded") >= 1
 
 
 def test_a_failing_network_is_an_error_message_and_the_stream_goes_on(serve):
     server = serve()
-    batcher = server.app.state.pipeline._pose_batcher
+    batcher = server.app.state.pipeline._pose.batcher
     run = batcher._run
 
     def broken(crops):

@@ -69,7 +69,7 @@ def webm_of_a_person(page: Any) -> bytes:
 
 def test_a_slow_server_does_not_freeze_the_video(open_page, tiny_models):
     with running(Settings(provider="cpu", **tiny_models)) as slow:
-        release, batcher = threading.Event(), slow.app.state.pipeline._pose_batcher
+        release, batcher = threading.Event(), slow.app.state.pipeline._pose.batcher
         run = batcher._run
         batcher._run = lambda crops: (release.wait(60), run(crops))[1]
         try:
