@@ -203,7 +203,7 @@ def test_a_full_queue_says_when_to_come_back(tiny_models: dict[str, Path]) -> No
         first = in_background(server, answers)
         assert held.began.wait(30)
         second = in_background(server, answers)
-        while server.app.state.pipeline._pose.batcher.waiting == 0:
+        while server.metric("pose_queue_depth", model="pose room") == 0:
             threading.Event().wait(0.001)
         with refused_while_busy(server, "overloaded"):
             full = server.client.post("/pose", content=PERSON)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from typing import Any
@@ -231,6 +232,37 @@ async def test_reports_tell_sizes_and_outcome() -> None:
     await queue.close()
     assert [(report.size, report.ok, len(report.queued_s)) for report in reports] == [(3, True, 3), (1, False, 1)]
     assert depths == [3, 0, 1, 0]
+
+
+@asynchronous
+async def test_the_runs_of_a_client_s_own_items_are_no_wait_and_a_shared_one_counts_once() -> None:
+    reports: list[BatchReport] = []
+    queue = batcher(Gate(), max_batch=2, on_batch=reports.append)
+    began = time.perf_counter()
+    answers = await queue.submit_all([1, 2, 3, 4, 5])
+    took_s = time.perf_counter() - began
+    await queue.close()
+    assert [report.size for report in reports] == [2, 2, 1]
+    assert answers.ran_s == pytest.approx(sum(report.ran_s for report in reports))
+    assert 0 <= answers.queued_s <= took_s - answers.ran_s
+
+
+@asynchronous
+async def test_the_runs_of_others_are_a_wait() -> None:
+    gate, reports = Gate(closed=True), list[BatchReport]()
+    queue = batcher(gate, on_batch=reports.append)
+    other = asyncio.create_task(queue.submit(0))
+    await gate.busy()
+    mine = asyncio.create_task(queue.submit_all([1]))
+    await waiting(queue, 1)
+    asked = time.perf_counter()
+    await asyncio.sleep(0.01)
+    least_s = time.perf_counter() - asked  # so long it has waited, at least
+    gate.open.set()
+    await other
+    answers = await mine
+    assert answers.ran_s == reports[1].ran_s and answers.queued_s >= least_s
+    await queue.close()
 
 
 @asynchronous

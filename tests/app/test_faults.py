@@ -15,12 +15,12 @@ from test_bad_input import PERSON, Held, assert_problem, in_background, refused_
 def test_a_bug_of_ours_is_a_500_with_an_id_counted_and_logged(
     tiny_models: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def broken(data: bytes) -> None:
+    def broken(data: bytes, deadline: float) -> None:
         raise RuntimeError("secret path /root")
 
     caplog.set_level("INFO", "app.access")
     with running(settings(tiny_models)) as server:
-        server.app.state.pipeline.decode = broken
+        server.app.state.pipeline.opened = broken
         before = [server.metric("pose_requests_total", endpoint="/pose", code=code) for code in ("500", "499")]
         with refused_while_busy(server, "internal"):
             answer = server.client.post("/pose", content=PERSON, headers={"x-request-id": "bug-1"})
@@ -35,11 +35,11 @@ def test_a_bug_of_ours_is_a_500_with_an_id_counted_and_logged(
 
 
 def test_a_connection_outlives_a_bug_of_ours(tiny_models: dict[str, Path]) -> None:
-    async def broken(data: bytes) -> None:
+    def broken(data: bytes, deadline: float) -> None:
         raise RuntimeError
 
     with running(settings(tiny_models)) as server:
-        server.app.state.pipeline.decode = broken
+        server.app.state.pipeline.opened = broken
         with closing(HTTPConnection(server.url.removeprefix("http://"), timeout=30)) as connection:
             for path, status in (("/pose", 500), ("/livez", 405), ("/pose", 500)):
                 connection.request("POST", path, PERSON)
@@ -111,7 +111,7 @@ def test_a_probe_may_ask_for_the_head_alone(server: Server, path: str) -> None:
 def test_of_a_rush_only_a_few_pictures_are_decoded_at_a_time_and_all_are_answered(tiny_models: dict[str, Path]) -> None:
     with running(settings(tiny_models, max_batch=1)) as server:
         pipeline = server.app.state.pipeline
-        places, decoded = pipeline._places._free._value, server.metric("pose_decode_duration_seconds_count")
+        places, decoded = pipeline._places._small.free, server.metric("pose_decode_duration_seconds_count")
         held, answers = Held(server), list[Any]()
         clients = [in_background(server, answers) for _ in range(places + 4)]
         while server.metric("pose_queue_depth", model="place") < 4:
@@ -122,4 +122,4 @@ def test_of_a_rush_only_a_few_pictures_are_decoded_at_a_time_and_all_are_answere
             client.join()
         assert [answer.status_code for answer in answers] == [200] * (places + 4)
         assert server.metric("pose_decode_duration_seconds_count") == decoded + places + 4
-        assert pipeline._places._free._value == places
+        assert pipeline._places._small.free == places

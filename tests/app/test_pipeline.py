@@ -131,11 +131,11 @@ def test_a_closed_pipeline_refuses_work_and_is_not_ready(tiny_models: dict[str, 
     async def use(pipeline: Pipeline) -> None:
         assert pipeline.ready
         with pytest.raises(BadImage):
-            await pipeline.decode(b"")
+            await pipeline.opened(b"").__aenter__()
         await pipeline.close()
         assert not pipeline.ready and pipeline.draining
         with pytest.raises(Draining):
-            await pipeline.decode(encoded(picture()))
+            await pipeline.opened(encoded(picture())).__aenter__()
 
     with_pipeline(tiny_models, use)
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import threading
+from contextlib import asynccontextmanager
 
 import pytest
 from serving import encoded, picture
@@ -124,12 +125,10 @@ def test_a_frame_waits_for_a_place_before_it_is_decoded(serve):
     """Decoded pictures of streams and of POST /pose are bounded together."""
     server = serve()
     pipeline = server.app.state.pipeline
-    free = pipeline._places._free
     with open_stream(server) as stream:
-        taken, pipeline._places._free = free, asyncio.Semaphore(0)  # as if others held every place
+        pipeline._places._small._free = 0  # as if others held every place
         stream.send(ONE)
         assert eventually(lambda: server.metric("pose_queue_depth", model="place") == 1)
-        pipeline._places._free = taken
     assert eventually(lambda: server.metric("pose_queue_depth", model="place") == 0)
 
 
@@ -242,16 +241,18 @@ def test_a_failing_network_is_an_error_message_and_the_stream_goes_on(serve):
 def test_a_frame_that_waited_too_long_is_an_error_message_and_the_stream_goes_on(serve):
     server = serve()
     pipeline, settings = server.app.state.pipeline, server.app.state.settings
-    release, decoding, decode = threading.Event(), [], pipeline.decode
+    release, decoding, opened = threading.Event(), [], pipeline.opened
     overloaded = server.metric("pose_stream_frames_total", outcome="overloaded")
     refused = server.metric("pose_rejected_total", reason="deadline")
 
-    async def held(data):
+    @asynccontextmanager
+    async def held(data, deadline):
         decoding.append(data)
         await asyncio.to_thread(release.wait, 20)
-        return await decode(data)
+        async with opened(data, deadline) as picture:
+            yield picture
 
-    pipeline.decode = held
+    pipeline.opened = held
     with open_stream(server) as stream:
         stream.send(b"GIF89a")
         assert eventually(lambda: decoding == [b"GIF89a"])

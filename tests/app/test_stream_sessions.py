@@ -126,10 +126,10 @@ def test_a_mistake_of_ours_closes_with_1011_tells_nothing_and_is_counted(serve):
     server = serve()
     counted = server.metric("pose_rejected_total", reason="internal")
 
-    async def broken(data):
+    def broken(data, deadline):
         raise KeyError("internals")
 
-    server.app.state.pipeline.decode = broken
+    server.app.state.pipeline.opened = broken
     with open_stream(server) as stream:
         stream.send(ONE)
         code, reason = close_of(stream)

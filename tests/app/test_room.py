@@ -1,0 +1,153 @@
+"""Room for so much at a time: in which order it is given, and who is told that it would be too late."""
+
+import asyncio
+
+import pytest
+from test_batcher import asynchronous
+
+from app.errors import Overloaded
+from app.room import LATE, Room
+
+
+def room(size: int = 10, max_waiting: int = 100) -> Room:
+    return Room(size, max_waiting=max_waiting, label="test")
+
+
+class Guest:
+    """Takes `size` of a room and stays until told to leave."""
+
+    def __init__(self, where: Room, size: int, deadline: float | None = None) -> None:
+        self.inside = False
+        self._leave = asyncio.Event()
+        self.task = asyncio.create_task(self._stay(where, size, deadline))
+
+    async def _stay(self, where: Room, size: int, deadline: float | None) -> None:
+        async with where.take(size, deadline):
+            self.inside = True
+            await self._leave.wait()
+        self.inside = False
+
+    async def leave(self) -> None:
+        self._leave.set()
+        await self.task
+
+
+async def settled() -> None:
+    """Whoever can go on has."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def guests(where: Room, *sizes: int) -> list[Guest]:
+    made = [Guest(where, size) for size in sizes]
+    await settled()
+    return made
+
+
+@asynchronous
+async def test_nobody_overtakes_so_that_the_large_are_not_kept_waiting_by_the_small() -> None:
+    where = room(10)
+    first, large, small = await guests(where, 6, 8, 1)
+    assert [guest.inside for guest in (first, large, small)] == [True, False, False]
+    await first.leave()
+    await settled()
+    assert large.inside and small.inside and where.free == 1
+    await large.leave()
+    await small.leave()
+    assert where.free == 10
+
+
+@asynchronous
+async def test_what_is_larger_than_the_room_takes_all_of_it() -> None:
+    where = room(10)
+    small, large = await guests(where, 1, 11)
+    assert not large.inside
+    await small.leave()
+    await settled()
+    assert large.inside and where.free == 0
+    await large.leave()
+    assert where.free == 10
+
+
+@asynchronous
+async def test_who_leaves_the_line_is_no_hindrance_to_those_behind() -> None:
+    where = room(10)
+    first, large, small = await guests(where, 6, 8, 1)
+    large.task.cancel()
+    await settled()
+    assert small.inside and where.free == 3
+    await first.leave()
+    await small.leave()
+    assert where.free == 10
+
+
+@asynchronous
+async def test_who_is_cancelled_when_just_let_in_gives_the_room_back() -> None:
+    where = room(10)
+    first, second, third = await guests(where, 10, 10, 10)
+    first._leave.set()
+    while len(where._line) == 2:
+        await asyncio.sleep(0)
+    second.task.cancel()  # the room is its own already, but it has not been woken
+    await asyncio.gather(second.task, return_exceptions=True)
+    await settled()
+    assert second.task.cancelled() and third.inside
+    await third.leave()
+    assert where.free == 10
+
+
+@asynchronous
+async def test_a_line_that_is_too_long_refuses_at_once() -> None:
+    where = room(1, max_waiting=1)
+    first, second = await guests(where, 1, 1)
+    with pytest.raises(Overloaded) as refused:
+        async with where.take(1):
+            pass
+    assert refused.value.detail != LATE
+    await first.leave()
+    await second.leave()
+
+
+async def known_stay(where: Room, stay_s: float) -> None:
+    """Let a whole roomful stay for `stay_s` or longer."""
+    async with where.take(10):
+        await asyncio.sleep(stay_s)
+
+
+@asynchronous
+async def test_who_cannot_be_answered_in_time_is_told_at_once_and_when_to_come_back() -> None:
+    where, now = room(10), asyncio.get_running_loop().time
+    await known_stay(where, 0.1)
+    (inside,) = await guests(where, 10)
+    patient, hopeless = Guest(where, 10, now() + 3600), Guest(where, 10, now() + 0.1)  # after two stays it ends
+    with pytest.raises(Overloaded, match=LATE) as refused:
+        await hopeless.task
+    assert refused.value.retry_after_s == 1 and not patient.inside
+    await inside.leave()
+    await settled()
+    assert patient.inside
+    await patient.leave()
+
+
+@asynchronous
+async def test_who_could_be_in_time_and_no_longer_can_is_told_when_that_is_known() -> None:
+    where, now = room(10), asyncio.get_running_loop().time
+    (slow,) = await guests(where, 10)
+    waits, behind = Guest(where, 10, now() + 0.15), Guest(where, 10, now() + 3600)
+    await asyncio.sleep(0.1)
+    assert not waits.task.done(), "nothing is known of how long a stay is"
+    await slow.leave()
+    with pytest.raises(Overloaded, match=LATE):
+        await waits.task
+    await settled()
+    assert behind.inside, "the room that it would have taken in vain is another's"
+    await behind.leave()
+
+
+@asynchronous
+async def test_who_finds_room_comes_in_however_slow_the_others_were() -> None:
+    where = room(10)
+    await known_stay(where, 0.1)
+    async with where.take(1, asyncio.get_running_loop().time()):
+        pass
+    assert where.free == 10
