@@ -1,0 +1,176 @@
+"""Many large pictures at once: memory is bounded, the small go on, and what cannot be served in time is told so."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Server, encoded, picture, running
+from streams import eventually, held_poses
+from test_bad_input import PERSON, assert_problem, settings
+from test_images import png_claiming
+
+from app import images
+from app.room import LATE
+from app.settings import Settings
+
+SIDE = 1600  # more than SMALL_PIXELS
+LARGE = encoded(picture(SIDE, SIDE, boxes=((100, 80, 300, 350),)))
+SMALL = encoded(picture())
+TWO_AT_A_TIME: dict[str, Any] = {"max_pixels": SIDE**2, "max_decoded_pixels": 2 * SIDE**2}
+
+
+def clients(server: Server, count: int, answers: list[Any], query: str = "") -> list[threading.Thread]:
+    """So many of them, that send the large picture at the same time."""
+
+    def ask() -> None:
+        answers.append(server.client.post(f"/pose{query}", content=LARGE))
+
+    threads = [threading.Thread(target=ask) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def decoded(server: Server) -> float:
+    return server.metric("pose_decode_duration_seconds_count")
+
+
+def in_line(server: Server, label: str) -> float:
+    return server.metric("pose_queue_depth", model=label)
+
+
+def test_so_many_pixels_are_decoded_at_a_time_and_small_pictures_do_not_wait_for_them(
+    tiny_models: dict[str, Path],
+) -> None:
+    with running(settings(tiny_models, **TWO_AT_A_TIME)) as server:
+        before, answers = decoded(server), list[Any]()
+        with held_poses(server) as held:
+            threads = clients(server, 5, answers)
+            assert held.entered.wait(20) and eventually(lambda: in_line(server, "place") == 3)
+            assert eventually(lambda: decoded(server) == before + 2)
+            assert server.client.post("/pose", content=SMALL).status_code == 200
+            assert decoded(server) == before + 3 and in_line(server, "place") == 3
+        for thread in threads:
+            thread.join()
+        assert [answer.status_code for answer in answers] == [200] * 5
+        assert server.app.state.pipeline._places._large.free == 2 * SIDE**2
+
+
+def test_what_is_refused_for_its_header_does_not_wait_for_a_place(tiny_models: dict[str, Path]) -> None:
+    with running(settings(tiny_models, **TWO_AT_A_TIME)) as server:
+        places = server.app.state.pipeline._places
+        places._small._free = places._large._free = 0  # as if others held all of them
+        assert_problem(server.client.post("/pose", content=b"no picture"), 415)
+        assert_problem(server.client.post("/pose", content=LARGE[:30]), 400)
+        assert_problem(server.client.post("/pose", content=png_claiming(SIDE, SIDE + 1)), 413)
+
+
+@contextmanager
+def held_decoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[threading.Event]]:
+    """Threads that decode begin and do not end before the block does: an event for each that began."""
+    began, go, decode_as = list[threading.Event](), threading.Event(), images.decode_as
+
+    def held(data: bytes, header: images.Header) -> Any:
+        began.append(go)
+        assert go.wait(30)
+        return decode_as(data, header)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "decode_as", held)
+        try:
+            yield began
+        finally:
+            go.set()
+
+
+def test_a_place_is_free_again_when_its_thread_is_done_and_not_when_its_client_is_told(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {**TWO_AT_A_TIME, "max_decoded_pixels": SIDE**2, "request_deadline_ms": 200}
+    with running(settings(tiny_models, **values)) as server:
+        room = server.app.state.pipeline._places._large
+        with held_decoding(monkeypatch) as began:
+            assert_problem(server.client.post("/pose", content=LARGE), 504)
+            assert room.free == 0 and len(began) == 1
+            assert_problem(server.client.post("/pose", content=LARGE), 504)
+            assert room.free == 0 and len(began) == 1, "the second one's pixels would have been beside the first one's"
+        assert eventually(lambda: room.free == SIDE**2)
+
+
+def test_who_cannot_be_served_in_time_is_refused_before_the_work(tiny_models: dict[str, Path]) -> None:
+    with running(settings(tiny_models, **TWO_AT_A_TIME)) as server:
+        room, before = server.app.state.pipeline._places._large, decoded(server)
+        room._free, room._stay_s = 0, 3600.0  # as if others held it, an hour each
+        refused = server.client.post("/pose", content=LARGE)
+        assert_problem(refused, 503, LATE)
+        assert refused.headers["retry-after"] == "60" and decoded(server) == before
+        room._free = 2 * SIDE**2
+        assert server.client.post("/pose", content=LARGE).status_code == 200
+
+
+def test_looks_that_find_no_room_in_the_queue_wait_uncut_and_all_are_answered(tiny_models: dict[str, Path]) -> None:
+    with running(settings(tiny_models, max_people=1, max_waiting=21)) as server:
+        batcher, go = server.app.state.pipeline._detect.batcher, threading.Event()
+        run, answers = batcher._run, list[Any]()
+
+        def held(looks: Any) -> Any:
+            assert go.wait(30)
+            return run(looks)
+
+        batcher._run = held
+        cut = server.metric("pose_preprocess_duration_seconds_count", model="detector")
+        threads = clients(server, 6, answers, "?tiles=4")
+        assert eventually(lambda: in_line(server, "detector room") == 5)
+        assert server.metric("pose_preprocess_duration_seconds_count", model="detector") <= cut + 1
+        go.set()
+        for thread in threads:
+            thread.join()
+        assert [answer.status_code for answer in answers] == [200] * 6
+
+
+# --- where the time went ---------------------------------------------------------------------------------------------
+
+LEAST_MS = 100.0
+
+
+def slowed(work: Any) -> Any:
+    def slow(*args: Any) -> Any:
+        threading.Event().wait(LEAST_MS / 1e3)
+        return work(*args)
+
+    return slow
+
+
+@pytest.mark.parametrize("part", ["cut", "runs"])
+def test_cutting_the_looks_and_all_of_their_runs_count_as_detection(tiny_models: dict[str, Path], part: str) -> None:
+    with running(Settings(provider="cpu", max_batch=2, **tiny_models)) as server:  # type: ignore[arg-type]
+        stage, times = server.app.state.pipeline._detect, 1
+        if part == "cut":
+            stage._cut = slowed(stage._cut)
+        else:
+            stage.batcher._run, times = slowed(stage.batcher._run), 3  # 5 looks
+        spent = server.client.post("/pose", content=LARGE).json()["timing_ms"]
+        assert spent["detect"] >= times * LEAST_MS
+        assert spent["queue"] <= spent["total"] - spent["detect"]
+
+
+def test_the_wait_for_a_place_counts_as_queue_and_the_parts_never_exceed_the_whole(
+    tiny_models: dict[str, Path],
+) -> None:
+    values = {**TWO_AT_A_TIME, "max_decoded_pixels": SIDE**2}
+    with running(settings(tiny_models, **values)) as server:
+        answers = list[Any]()
+        with held_poses(server) as held:
+            threads = clients(server, 2, answers)
+            assert held.entered.wait(20) and eventually(lambda: in_line(server, "place") == 1)
+            threading.Event().wait(LEAST_MS / 1e3)
+        for thread in threads:
+            thread.join()
+        answers.append(server.client.post("/pose", content=PERSON))
+        spent = [answer.json()["timing_ms"] for answer in answers]
+        assert max(one["queue"] for one in spent) >= LEAST_MS
+        for one in spent:
+            assert sum(ms for stage, ms in one.items() if stage != "total") <= one["total"] + 0.03  # as rounded
