@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from serving import picture, with_pipeline
 from skimage import data
 
-from app.geometry import Floats
+from app.geometry import Floats, warp_each, warp_looks
 from app.overlap import iou
 from app.pipeline import Detections, Options, Pipeline
 from app.rounds import most_looks
@@ -96,6 +96,30 @@ def test_whoever_is_no_larger_than_a_ninth_of_a_tile_is_reported_by_one(
     x, y = draw.draw(st.floats(0, width - side)), draw.draw(st.floats(0, height - side))
     count = sum(np.allclose(look.view_xyxy[2:] - look.view_xyxy[:2], finest[2:] - finest[:2], atol=1) for look in seen)
     assert any(seen_in(look, (x, y, x + side, y + side)) for look in seen[-count:])
+
+
+@pytest.mark.parametrize(
+    "size_wh, tiles", [((768, 640), 4), ((640, 480), 2), ((120, 90), 2), ((1920, 1080), 4), ((2048, 2048), 4)]
+)
+def test_the_looks_at_a_picture_that_is_not_huge_are_each_cut_from_its_own_pixels(
+    size_wh: tuple[int, int], tiles: int
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size_wh[::-1], 3), np.uint8)
+    maps = [look.to_input for look in looks(size_wh, INPUT_WH, tiles)]
+    for cut, expected in zip(warp_looks(image, maps, INPUT_WH), warp_each(image, maps, INPUT_WH), strict=True):
+        assert (cut == expected).all()
+
+
+@pytest.mark.parametrize("size_wh, tiles", [((4000, 2999), 2), ((3001, 4500), 2), ((7000, 5001), 4)])
+def test_a_huge_picture_is_shrunk_once_for_its_looks_which_show_the_same(size_wh: tuple[int, int], tiles: int) -> None:
+    width, height = size_wh
+    x, y = np.linspace(0, 40, width, dtype=np.float32), np.linspace(0, 30, height, dtype=np.float32)[:, None]
+    waves = np.stack([np.sin(x + 0 * y), np.sin(y + 0 * x), np.sin(x + y)], -1)
+    image = (127 + 120 * waves).astype(np.uint8)
+    maps = [look.to_input for look in looks(size_wh, INPUT_WH, tiles)]
+    for cut, expected in zip(warp_looks(image, maps, INPUT_WH), warp_each(image, maps, INPUT_WH), strict=True):
+        far = abs(cut.astype(int) - expected.astype(int))
+        assert far.max() <= 8 and far.mean() < 0.5, "half a pixel's shift would be 1.5 in the mean and more"
 
 
 # --- whom a tile may report ------------------------------------------------------------------------------------------
