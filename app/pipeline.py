@@ -108,12 +108,14 @@ class Pipeline:
         )
         self.pose_network = PoseNetwork(load(settings.pose_model))
         self.detector = DetectorNetwork(load(settings.detector_model))
-        workers = available_cpus() + 1
-        self.workers = Workers(workers, max_waiting=settings.max_waiting)
+        threads, max_waiting = available_cpus() + 1, settings.max_waiting
+        self.workers = Workers(threads, max_waiting=max_waiting)
         self._detect = Stage(self.detector, self.detector.run, warp_looks, self.workers, settings)
         self._pose = Stage(self.pose_network, self.pose_network.run, warp_each, self.workers, settings)
-        small = 2 * settings.max_batch + workers  # the next batch fills meanwhile
-        self._places = Places(small, settings.max_decoded_pixels, max_waiting=settings.max_waiting)
+        # Small pictures: the next batch fills while one runs. Of large ones each is a thread's work for most of its
+        # time: with more of them at once all would be late together.
+        small, large, pixels = 2 * settings.max_batch + threads, threads, settings.max_decoded_pixels
+        self._places = Places(small=small, large=large, pixels=pixels, max_waiting=max_waiting)
         self._draining = False
         self._closed = False
         self._warm = False
