@@ -11,7 +11,7 @@
     │   └── RateLimited      429  this client asks too often; carries retry_after_s
     └── ServerError               the caller may try again
         ├── ModelError       500  the network failed on this batch
-        ├── Overloaded       503  the queue is full; carries retry_after_s
+        ├── Overloaded       503  more waits than can be served; carries retry_after_s
         ├── Draining         503  the service is about to stop; carries retry_after_s
         └── DeadlinePassed   504  no answer within the time allowed
 

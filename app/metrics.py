@@ -22,7 +22,10 @@ request_seconds = Histogram(
     "pose_request_duration_seconds", "Time to answer an HTTP request", ["endpoint"], buckets=SECONDS
 )
 queue_seconds = Histogram(
-    "pose_queue_duration_seconds", "Wait for a network's run, or a request's for its place", ["model"], buckets=SECONDS
+    "pose_queue_duration_seconds",
+    "Wait for a network's run, or a request's for its place or room",
+    ["model"],
+    buckets=SECONDS,
 )
 decode_seconds = Histogram("pose_decode_duration_seconds", "Bytes to upright picture", buckets=SECONDS)
 preprocess_seconds = Histogram(
@@ -34,7 +37,7 @@ postprocess_seconds = Histogram(
 )
 batch_size = Histogram("pose_batch_size", "Items in one run", ["model"], buckets=(1, 2, 4, 8, 16, 32, 64))
 queue_depth = Gauge(
-    "pose_queue_depth", "Items waiting for a run, or requests for their place", ["model"], multiprocess_mode="livesum"
+    "pose_queue_depth", "Items waiting for a run, or requests for place or room", ["model"], multiprocess_mode="livesum"
 )
 people_per_image = Histogram("pose_people_per_image", "People found in a picture", buckets=(0, 1, 2, 5, 10, 20, 50))
 stream_sessions = Gauge("pose_stream_sessions", "Open streams", multiprocess_mode="livesum")

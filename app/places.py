@@ -9,7 +9,7 @@ LABEL = "place"  # beside the networks' names, in the metrics of what waits
 
 
 class Places:
-    """Places for `small` pictures of up to SMALL_PIXELS, and for `large` ones of at most so many `pixels` together.
+    """Places for `small` pictures of up to SMALL_PIXELS, and for `large` ones, of at most so many `pixels` together.
 
     Neither waits for the other: the frames of a stream go on while photographs of 50 megapixels wait for one another.
     """

@@ -61,7 +61,7 @@ PROBLEMS = problems(
         422: "Unknown option, or one out of range",
         429: "Too many requests of this client; see Retry-After",
         500: "Inference failed",
-        503: "Queue full, or shutting down; see Retry-After",
+        503: "Queue full, no answer to be expected in time, or shutting down; see Retry-After",
         504: "No answer within the time allowed",
     }
 )

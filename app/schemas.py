@@ -117,7 +117,7 @@ class PersonFound(BaseModel):
 
 
 class Timing(BaseModel):
-    """Milliseconds; `queue` is the wait for the networks, `total` from the last byte of the body to the answer."""
+    """Milliseconds: `queue` is all waits; `detect` and `pose` are the work without them; together they are `total`."""
 
     decode: float
     queue: float

@@ -55,13 +55,16 @@ class Settings(BaseSettings):
         2.0, ge=0, allow_inf_nan=False, description="longest wait for company in a batch, while the network is busy"
     )
     max_waiting: Count = Field(
-        256, description="crops or looks at pictures in a queue before clients are told to come back"
+        256,
+        description="crops or looks at pictures in a network's queue, and requests in line for it or for a place, "
+        "before clients are told to come back",
     )
 
     max_body_bytes: Count = Field(20_000_000, description="bytes in a request's body")
     max_pixels: Count = Field(50_000_000, description="pixels in a picture")
     max_decoded_pixels: Count = Field(
-        100_000_000, description="pixels of decoded pictures of more than 2 megapixels held at a time"
+        100_000_000,
+        description="pixels of decoded pictures of more than 2 megapixels held at a time; POSE_MAX_PIXELS at least",
     )
     max_people: Count = Field(50, description="people in a picture, whatever the client asks")
     tiles: Count = Field(

@@ -1,5 +1,6 @@
 """Many large pictures at once: memory is bounded, the small go on, and what cannot be served in time is told so."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,11 @@ import pytest
 from serving import Server, encoded, picture, running
 from streams import eventually, held_poses
 from test_bad_input import PERSON, assert_problem, settings
+from test_batcher import asynchronous
 from test_images import png_claiming
 
 from app import images
+from app.places import SMALL_PIXELS, Places
 from app.room import LATE
 from app.settings import Settings
 
@@ -66,6 +69,16 @@ def test_what_is_refused_for_its_header_does_not_wait_for_a_place(tiny_models: d
         assert_problem(server.client.post("/pose", content=b"no picture"), 415)
         assert_problem(server.client.post("/pose", content=LARGE[:30]), 400)
         assert_problem(server.client.post("/pose", content=png_claiming(SIDE, SIDE + 1)), 413)
+
+
+@asynchronous
+async def test_there_are_no_more_large_pictures_at_once_than_are_worked_on_however_few_their_pixels() -> None:
+    places = Places(small=1, large=2, pixels=100 * SMALL_PIXELS, max_waiting=9)
+    async with places.take(SMALL_PIXELS + 1), places.take(SMALL_PIXELS + 1), places.take(SMALL_PIXELS):
+        third = asyncio.ensure_future(places.take(SMALL_PIXELS + 1).__aenter__())
+        await asyncio.sleep(0)
+        assert not third.done()
+    await third
 
 
 @contextmanager
