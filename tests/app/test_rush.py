@@ -21,15 +21,18 @@ from app.settings import Settings
 
 SIDE = 1600  # more than SMALL_PIXELS
 LARGE = encoded(picture(SIDE, SIDE, boxes=((100, 80, 300, 350),)))
+TILED = encoded(picture(1400, 1400, boxes=((100, 80, 300, 350),)))  # small, and yet looked at in tiles
 SMALL = encoded(picture())
 TWO_AT_A_TIME: dict[str, Any] = {"max_pixels": SIDE**2, "max_decoded_pixels": 2 * SIDE**2}
 
 
-def clients(server: Server, count: int, answers: list[Any], query: str = "") -> list[threading.Thread]:
-    """So many of them, that send the large picture at the same time."""
+def clients(
+    server: Server, count: int, answers: list[Any], body: bytes = LARGE, query: str = ""
+) -> list[threading.Thread]:
+    """So many of them, that send the picture `body` at the same time."""
 
     def ask() -> None:
-        answers.append(server.client.post(f"/pose{query}", content=LARGE))
+        answers.append(server.client.post(f"/pose{query}", content=body))
 
     threads = [threading.Thread(target=ask) for _ in range(count)]
     for thread in threads:
@@ -135,7 +138,7 @@ def test_looks_that_find_no_room_in_the_queue_wait_uncut_and_all_are_answered(ti
 
         batcher._run = held
         cut = server.metric("pose_preprocess_duration_seconds_count", model="detector")
-        threads = clients(server, 6, answers, "?tiles=4")
+        threads = clients(server, 6, answers, TILED, "?tiles=4")
         assert eventually(lambda: in_line(server, "detector room") == 5)
         assert server.metric("pose_preprocess_duration_seconds_count", model="detector") <= cut + 1
         go.set()
