@@ -122,7 +122,7 @@ async def test_who_cannot_be_answered_in_time_is_told_at_once_and_when_to_come_b
     patient, hopeless = Guest(where, 10, now() + 3600), Guest(where, 10, now() + 0.1)  # after two stays it ends
     with pytest.raises(Overloaded, match=LATE) as refused:
         await hopeless.task
-    assert refused.value.retry_after_s == 1 and not patient.inside
+    assert (refused.value.retry_after_s or 0) >= 1 and not patient.inside
     await inside.leave()
     await settled()
     assert patient.inside
