@@ -40,7 +40,9 @@ class Stage(Generic[R]):
         self._workers = workers
         self._failures = 0  # in a row
         limit = settings.max_waiting
-        self._room = Room(limit, max_waiting=limit, label=f"{network.task} room")
+        # One batch runs, while each thread cuts the next: with more in it all would be late together.
+        size = max((workers.count + 1) * settings.max_batch, settings.most_of_a_picture)
+        self._room = Room(min(size, limit), max_waiting=limit, label=f"{network.task} room")
         self.batcher = Batcher(
             run,
             max_batch=settings.max_batch,

@@ -15,6 +15,7 @@ class Workers:
     """`count` threads, and a queue of at most `max_waiting` jobs, those under way included."""
 
     def __init__(self, count: int, *, max_waiting: int) -> None:
+        self.count = count
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="picture")
         self._max_waiting = max_waiting
         self._jobs = 0
