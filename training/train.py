@@ -1,5 +1,6 @@
 """The training loop, for poses and people alike; reads from top to bottom."""
 
+import dataclasses
 import logging
 import math
 import signal
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from model.okdhp import OKDHP, Outputs
 from training.box_task import Regions
-from training.checkpoint import CheckpointError, lineage, load_checkpoint
+from training.checkpoint import lineage
 from training.config import BEST, Recipe, Stage
 from training.data import Dataset, digest, held_pictures
 from training.detector_task import DetectorTask
@@ -29,6 +30,7 @@ from training.pose_crops import check_detector
 from training.pose_task import PoseTask
 from training.progress import Progress
 from training.reporting import conclude
+from training.restore import start_from
 from training.teacher import Teacher, check_teacher, load_teacher
 
 log = logging.getLogger("okdhp.train")
@@ -91,10 +93,12 @@ def train(
     of every batch; norms and losses are taken over the whole of it, so that the number of processes changes nothing.
     Raises NonFiniteLoss, DataError, CheckpointError, RecipeError.
     """
+    path, before = out / "last.pt", lineage(start.init) if start.init is not None else []
+    if path.exists():  # what is resumed has weights of its own
+        start = dataclasses.replace(start, init=None)
     run = prepare(recipe, dataset, device, amp, start, compiled)
-    before = lineage(start.init) if start.init is not None else []
     known = {**(about or {}), "joints": dataset.joints.name, "annotations": digest(dataset.people)}
-    state = Progress(run, out / "last.pt", known, before)
+    state = Progress(run, path, known, before)
     state.resume()
     stop, began = stop_on_signal(), time.monotonic()
     board = SummaryWriter(str(out)) if run.group.leads else None
@@ -159,7 +163,7 @@ def prepare(
     model = group.prepare(task.build().to(device))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if start.init is not None:
-        start_from(model, start.init, start.part)
+        start_from(model, recipe.task, start.init, start.part)
     optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     taught_by = load_teacher(start.teacher, recipe, device, dataset.joints) if start.teacher is not None else None
     forward: Callable[[Tensor], Outputs] = group.wrap(model)
@@ -250,20 +254,6 @@ def parameter_groups(model: OKDHP, weight_decay: float) -> list[dict[str, Any]]:
     kept = {id(p) for p in decayed}
     rest = [p for p in model.parameters() if id(p) not in kept]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-def start_from(model: OKDHP, path: Path, part: str = "") -> None:
-    """Copy every weight of the checkpoint that has a namesake of equal shape here; raises CheckpointError for none.
-
-    part: only weights whose names begin so.
-    """
-    weights, own = load_checkpoint(path)["ema"], model.state_dict()
-    named = {name: value for name, value in weights.items() if name in own and name.startswith(part)}
-    shared = {name: value for name, value in named.items() if own[name].shape == value.shape}
-    if not shared:
-        raise CheckpointError(f"{path}: has no weight that fits this network")
-    model.load_state_dict(shared, strict=False)
-    log.info("started %d of %d weights from %s", len(shared), len(own), path)
 
 
 def check_finite(recent: list[dict[str, Tensor]], epoch: int, step: int) -> None:

@@ -35,8 +35,8 @@ from training.joints import COCO
 from training.metrics import measured
 from training.pictures import DataError
 from training.pose_task import build_model, predict, score
+from training.restore import start_from
 from training.served import boxes_and_scores, coco_results, serve
-from training.train import start_from
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_slim_checkpoint_starts_another_run_and_exports_the_same_network(trained
     np.testing.assert_allclose(first[1], again[1], atol=0.01)
     recipe = recipe_from_dict(load_checkpoint(full)["recipe"])
     model = build_model(recipe)
-    start_from(model, thin)
+    start_from(model, "pose", thin)
     kept = json.loads((trained / "pose.json").read_text())["branch"]
     name = f"branches.{kept}.head.weight"
     torch.testing.assert_close(model.state_dict()[name], load_checkpoint(full)["ema"][name], atol=1e-3, rtol=1e-2)
