@@ -15,12 +15,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from app import metrics
 from app.access import check_key, given_key
 from app.errors import ClientError, Draining, PoseError, Unauthorized
-from app.settings import Settings
+from app.settings import DEFAULT_PORTS, Settings
 
 PROTOCOL = "pose.v1"  # the WebSocket subprotocol; offering it is optional
 KEY_PREFIX = "pose.key."  # a browser cannot set headers: it offers a second subprotocol, this and the key in base64url
 RESTARTS = "the service restarts; connect again"  # in some seconds: whoever does at once may find the same process
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class ForbiddenOrigin(ClientError):
