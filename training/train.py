@@ -23,11 +23,12 @@ from training.config import BEST, Recipe, Stage
 from training.data import Dataset, digest, held_pictures
 from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
+from training.divergence import check_finite, divergence_named
 from training.ema import EMA
 from training.losses import ramp_up
 from training.pictures import DataError
 from training.pose_crops import check_detector
-from training.pose_task import PoseTask
+from training.pose_task import MIN_TRAINED_HEIGHT_PX, MIN_TRAINED_POINTS, PoseTask
 from training.progress import Progress
 from training.reporting import conclude
 from training.restore import start_from
@@ -35,10 +36,6 @@ from training.teacher import Teacher, check_teacher, load_teacher
 
 log = logging.getLogger("okdhp.train")
 Batch = tuple[Tensor, dict[str, Tensor]]
-
-
-class NonFiniteLoss(ArithmeticError):
-    """Training diverged; the message names each loss term."""
 
 
 class Task(Protocol):
@@ -106,13 +103,14 @@ def train(
         stage = recipe.stage_of(epoch)
         if epoch > 0 and state.step == 0 and stage is not recipe.stage_of(epoch - 1):
             run.ema.restart(run.model)
-        means = run_epoch(run, state, epoch, stop)
-        if means is None:
-            log.warning("stopped after step %d of epoch %d; %s goes on from there", state.step, epoch + 1, state.path)
-            break
-        late = run.group.any((time.monotonic() - began) / 3600 > max_hours)
-        if board is not None:
-            conclude(run, state, board, epoch, means, last=late or epoch + 1 == recipe.epochs)
+        with divergence_named((run.model, run.ema.model), stage, epoch, recipe.learning_rate):
+            means = run_epoch(run, state, epoch, stop)
+            if means is None:
+                log.warning("stopped after step %d of epoch %d; %s goes on there", state.step, epoch + 1, state.path)
+                break
+            late = run.group.any((time.monotonic() - began) / 3600 > max_hours)
+            if board is not None:
+                conclude(run, state, board, epoch, means, last=late or epoch + 1 == recipe.epochs)
         if late:
             log.warning("stopped after %.2f hours, as asked", max_hours)
             break
@@ -157,9 +155,7 @@ def prepare(
         raise DataError(f"of {len(held)} pictures none is held out to choose the best branch by: raise holdout")
     poses = recipe.task == "pose"
     task: Task = PoseTask(recipe, dataset, held, start.regions) if poses else DetectorTask(recipe, dataset, held)
-    batch = max(stage.batch for stage in recipe.stages)
-    if len(task) < batch:
-        raise DataError(f"{len(task)} training examples do not fill one batch of {batch}: lower the stage's batch")
+    check_enough(recipe, task, dataset)
     model = group.prepare(task.build().to(device))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if start.init is not None:
@@ -172,6 +168,20 @@ def prepare(
     return Run(recipe, task, model, forward, EMA(model, recipe.ema_decay), optimiser, group, device, amp, taught_by)
 
 
+def check_enough(recipe: Recipe, task: Task, dataset: Dataset) -> None:
+    """Raises DataError where the examples do not fill a batch, and says whether a smaller one would do."""
+    batch = max(stage.batch for stage in recipe.stages)
+    if len(task) >= batch:
+        return
+    if len(task) > 0:
+        raise DataError(f"{len(task)} training examples do not fill one batch of {batch}: lower the stage's batch")
+    if recipe.task == "detector":
+        raise DataError(f"no picture to learn from: all {len(dataset.pictures)} are held out (holdout)")
+    enough = f"{MIN_TRAINED_POINTS} labelled keypoints, {MIN_TRAINED_HEIGHT_PX} px of height"
+    listed = f"of {len(dataset.people)} annotated people none has {enough} and a picture that is not held out"
+    raise DataError(f"nobody to learn poses from: {listed}")
+
+
 def run_epoch(run: Run, state: Progress, epoch: int, stop: Callable[[], bool]) -> dict[str, float] | None:
     """One pass over the examples, from `state.step` on; returns each loss term's mean, or None when it was stopped."""
     recipe, stage, first = run.recipe, run.recipe.stage_of(epoch), state.step
@@ -180,26 +190,24 @@ def run_epoch(run: Run, state: Progress, epoch: int, stop: Callable[[], bool]) -
     unchecked: list[dict[str, Tensor]] = []  # looked at every few steps: asking a GPU for a number makes it wait
     run.model.train()
     title = f"epoch {epoch + 1}/{recipe.epochs} {stage.height}x{stage.width}"
-    bar = tqdm(total=steps, initial=first, desc=title, unit="step", disable=not run.group.leads, mininterval=0.5)
-    for step, (images, targets) in enumerate(batches(run, stage, epoch, first), start=first):
-        fraction = state.done_before(epoch) + (step / steps) * state.share_of(epoch)
-        rate = learning_rate(recipe, fraction, epoch + step / steps)
-        kd_weight = recipe.kd_weight * ramp_up(fraction / recipe.kd_ramp)
-        terms = train_step(run, images, targets, stage, rate, kd_weight)
-        for name, term in terms.items():
-            sums[name] = sums.get(name, torch.zeros((), device=run.device)) + term
-        unchecked.append(terms)
-        if step % 20 == 0 or step == steps - 1:
-            check_finite(unchecked, epoch, step)
-            unchecked.clear()
-            bar.set_postfix_str(" ".join(f"{name} {value.item() / (step + 1):.4f}" for name, value in sums.items()))
-        bar.update()
-        if run.group.any(stop()):
-            check_finite(unchecked, epoch, step)
-            bar.close()
-            state.interrupt(epoch, step + 1, {name: value.item() for name, value in sums.items()})
-            return None
-    bar.close()
+    with tqdm(total=steps, initial=first, desc=title, unit="step", disable=not run.group.leads, mininterval=0.5) as bar:
+        for step, (images, targets) in enumerate(batches(run, stage, epoch, first), start=first):
+            fraction = state.done_before(epoch) + (step / steps) * state.share_of(epoch)
+            rate = learning_rate(recipe, fraction, epoch + step / steps)
+            kd_weight = recipe.kd_weight * ramp_up(fraction / recipe.kd_ramp)
+            terms = train_step(run, images, targets, stage, rate, kd_weight)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, torch.zeros((), device=run.device)) + term
+            unchecked.append(terms)
+            if step % 20 == 0 or step == steps - 1:
+                check_finite(unchecked, epoch, step)
+                unchecked.clear()
+                bar.set_postfix_str(" ".join(f"{name} {value.item() / (step + 1):.4f}" for name, value in sums.items()))
+            bar.update()
+            if run.group.any(stop()):
+                check_finite(unchecked, epoch, step)
+                state.interrupt(epoch, step + 1, {name: value.item() for name, value in sums.items()})
+                return None
     state.step, state.sums = 0, {}
     return {name: value.item() / steps for name, value in sums.items()}
 
@@ -254,20 +262,6 @@ def parameter_groups(model: OKDHP, weight_decay: float) -> list[dict[str, Any]]:
     kept = {id(p) for p in decayed}
     rest = [p for p in model.parameters() if id(p) not in kept]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-def check_finite(recent: list[dict[str, Tensor]], epoch: int, step: int) -> None:
-    """Raises NonFiniteLoss for the first of the `recent` steps, the last being `step`, with a term that is not finite.
-
-    Later steps say nothing: the first one's gradient has spoilt every weight.
-    """
-    first = step - len(recent) + 1
-    for number, terms in enumerate(recent, start=first):
-        values = {name: term.item() for name, term in terms.items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
-            listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
-            raise NonFiniteLoss(f"epoch {epoch + 1}, step {number + 1}: {bad} not finite among {listed}")
 
 
 def stop_on_signal() -> Callable[[], bool]:

@@ -19,9 +19,10 @@ from model.okdhp import OKDHP
 from training.checkpoint import load_checkpoint
 from training.config import Recipe, Stage
 from training.data import held_pictures
+from training.divergence import NonFiniteLoss, check_finite
 from training.pictures import DataError
 from training.pose_task import PoseTask
-from training.train import NonFiniteLoss, check_finite, learning_rate
+from training.train import learning_rate
 
 
 @pytest.mark.parametrize("recipe", [POSE, DETECTOR])
