@@ -106,7 +106,7 @@ def train(
         with divergence_named((run.model, run.ema.model), stage, epoch, recipe.learning_rate):
             means = run_epoch(run, state, epoch, stop)
             if means is None:
-                log.warning("stopped after step %d of epoch %d; %s goes on there", state.step, epoch + 1, state.path)
+                log.warning("stopped after step %d of epoch %d; %s goes on from there", state.step, epoch + 1, path)
                 break
             late = run.group.any((time.monotonic() - began) / 3600 > max_hours)
             if board is not None:
@@ -117,7 +117,7 @@ def train(
     if board is not None:
         board.close()
     leave_group()
-    return state.path
+    return path
 
 
 @dataclass
