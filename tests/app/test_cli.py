@@ -124,7 +124,7 @@ def serve(
             monkeypatch.setenv(f"POSE_{name.upper()}", str(value))
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
         command = [sys.executable, "-m", "app.cli", "serve"]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        with open("stderr", "wb") as log, subprocess.Popen(command, stderr=log) as process:
             try:
                 retrying = httpx.HTTPTransport(retries=12)  # the longer the more often it failed: minutes in all
                 with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=retrying, timeout=60) as client:
@@ -158,10 +158,14 @@ def test_a_service_that_is_to_stop_says_so_until_it_does(serve) -> None:
         assert process.wait(60) == -signal.SIGTERM
 
 
-def test_a_service_closes_its_doors_when_it_has_drained(serve) -> None:
+def test_a_service_closes_its_doors_when_it_has_drained_and_its_log_says_when_that_began(serve, tmp_path: Path) -> None:
     with serve(drain_s=0.2) as (process, _):
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == -signal.SIGTERM
+    lines = [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines()]
+    (began,) = [line for line in lines if line["logger"] == "app.server"]
+    assert began["event"] == "draining: new work is refused until the doors close"
+    assert (began["level"], began["signal"], began["drain_s"]) == ("info", "SIGTERM", 0.2)
 
 
 def test_serve_help_lists_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
