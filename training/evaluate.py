@@ -40,9 +40,12 @@ def load_network(path: Path, task: str | None = None) -> Network:
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (entry,) = session.get_inputs()
         _, height, width, _ = entry.shape
-        found = OUTPUT_TASKS[session.get_outputs()[0].name]
+        first = session.get_outputs()[0].name
+        if first not in OUTPUT_TASKS:
+            raise ValueError(f"its first output is called {first}")
     except Exception as error:  # ONNX Runtime's errors have no common type
         raise DataError(f"{path}: not a network that okdhp export wrote: {error}") from error
+    found = OUTPUT_TASKS[first]
     if task not in (None, found):
         raise DataError(f"{path}: is a {found} network, and a {task} network is wanted here")
     return Network((width, height), lambda pictures: session.run(None, {entry.name: np.stack(pictures)}))
