@@ -6,15 +6,13 @@ from dotenv.parser import parse_stream
 
 from app.errors import StartError
 
-ENCODING = "utf-8-sig"  # editors on Windows put a mark before the first line
-
 
 def names_in(path: Path) -> list[str]:
     """The names that the file sets; none where there is no file. Raises StartError for what is not NAME=value."""
     if not path.is_file():
         return []
     try:
-        with path.open(encoding=ENCODING) as file:
+        with path.open(encoding="utf-8") as file:
             bindings = list(parse_stream(file))
     except UnicodeDecodeError:
         raise StartError(f"{path}: is not UTF-8 text; save it as UTF-8") from None

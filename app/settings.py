@@ -71,12 +71,7 @@ class Settings(BaseSettings):
     """Every setting, with its default and its unit. `Settings.load()` reads the environment and refuses strangers."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_file=ENV_FILE,
-        env_file_encoding=envfile.ENCODING,
-        extra="ignore",
-        frozen=True,
-        validate_default=True,
+        env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True, validate_default=True
     )
 
     host: str = Field("0.0.0.0", description="address to listen on")

@@ -32,7 +32,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint: {error.strerror}") from error
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error.strerror or error}") from error
     except Exception as error:  # torch.load raises a dozen unrelated types, with advice for its own users
         exported = "; an exported network's checkpoint lies beside it" if path.suffix == ".onnx" else ""
         raise CheckpointError(f"{path}: not a readable checkpoint (a .pt file){exported}") from error

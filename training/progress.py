@@ -68,7 +68,8 @@ class Progress:
         learnt = content.get("annotations", "")  # older checkpoints do not say
         if learnt and learnt != self.about.get("annotations"):
             raise CheckpointError(f"{self.path}: has learnt from other annotations; choose another output folder")
-        self._check_start(content.get("before", []))
+        if "before" in content:  # older checkpoints do not say
+            self._check_start(content["before"])
         run.model.load_state_dict(content["model"])
         run.ema.model.load_state_dict(content["ema"])
         run.ema.updates = content["ema_updates"]

@@ -112,11 +112,6 @@ def test_a_file_that_cannot_be_understood_is_refused_in_one_line(
     assert not caplog.text
 
 
-def test_a_file_with_the_mark_of_windows_editors_is_read_from_its_first_name_on() -> None:
-    Path(".env").write_bytes("POSE_PORT=1\n".encode("utf-8-sig"))
-    assert Settings.load().port == 1
-
-
 def test_what_is_wrong_with_a_setting_is_said_in_our_words_alone() -> None:
     with pytest.raises(StartError) as stopped:
         Settings.load(tiles=5)
