@@ -28,8 +28,10 @@ async def read_pictures(request: Request, max_images: int) -> list[bytes]:
 async def _from_form(request: Request, max_images: int) -> list[bytes]:
     async with request.form() as form:
         for name, value in form.multi_items():
-            if name != "image" or not isinstance(value, UploadFile):
+            if name != "image":
                 raise BadParameter(f"the form's fields are files named image, {name[:100]!r} is not")
+            if not isinstance(value, UploadFile):
+                raise BadParameter("the form's image is text, not a file (with curl: -F image=@picture.jpg)")
         uploads = [value for value in form.getlist("image") if isinstance(value, UploadFile)]
         if not uploads:
             raise BadParameter("the form has no file named image, or it is cut short")

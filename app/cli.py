@@ -61,30 +61,38 @@ def serve(
 @app.command()
 def predict(
     picture: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a JPEG, PNG or WebP file")],
-    render: Annotated[Path | None, typer.Option(help="also draw the people into this JPEG file")] = None,
+    render: Annotated[Path | None, typer.Option(help="also draw the people into this JPEG, PNG or WebP file")] = None,
+    tiles: Annotated[
+        int | None,
+        typer.Option(min=1, help="overlapping tiles a side in which a large picture is looked at, too; as POSE_TILES"),
+    ] = None,
 ) -> None:
     """Print the people in PICTURE as JSON, without a server."""
     try:
-        typer.echo(asyncio.run(_predict(picture, render, _load())))
-    except (PoseError, StartError) as error:
+        typer.echo(asyncio.run(_predict(picture, render, tiles, _load())))
+    except (PoseError, StartError, OSError) as error:
         raise _exit(error) from None
 
 
-async def _predict(picture: Path, drawn: Path | None, settings: Settings) -> str:
+async def _predict(picture: Path, drawn: Path | None, tiles: int | None, settings: Settings) -> str:
     from app import formats, render
-    from app.pipeline import Options, Pipeline
+    from app.pipeline import Pipeline
+    from app.schemas import PoseParameters
 
+    options = PoseParameters.model_validate({"tiles": tiles}).options(settings)
+    if drawn is not None:
+        render.check_suffix(drawn.suffix)
     pipeline = Pipeline(settings)
     try:
         await pipeline.warm()
         began = time.perf_counter()
         async with pipeline.opened(picture.read_bytes()) as opened:
-            result = await pipeline.people(opened.image, Options(settings.max_people))
+            result = await pipeline.people(opened.image, options)
         timing_ms = opened.timing_ms(began, result.timing_ms)
     finally:
         await pipeline.close()
     if drawn is not None:
-        drawn.write_bytes(render.to_jpeg(render.draw(opened.image, result.people)))
+        drawn.write_bytes(render.to_file(render.draw(opened.image, result.people), drawn.suffix))
     answer = formats.native(opened.image.shape[1::-1], result.people, pipeline.networks, timing_ms)
     return orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode()
 
@@ -107,7 +115,7 @@ def _one_line_errors() -> Iterator[None]:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         yield
-    except (ValueError, ArithmeticError, OSError) as error:
+    except (ValueError, ArithmeticError, OSError, StartError) as error:
         raise _exit(error) from None
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
 import orjson
@@ -15,12 +17,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from app import metrics
 from app.access import check_key, given_key
 from app.errors import ClientError, Draining, PoseError, Unauthorized
-from app.settings import Settings
+from app.settings import DEFAULT_PORTS, Settings
+
+log = logging.getLogger("app.stream")
 
 PROTOCOL = "pose.v1"  # the WebSocket subprotocol; offering it is optional
 KEY_PREFIX = "pose.key."  # a browser cannot set headers: it offers a second subprotocol, this and the key in base64url
 RESTARTS = "the service restarts; connect again"  # in some seconds: whoever does at once may find the same process
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class ForbiddenOrigin(ClientError):
@@ -40,6 +43,33 @@ class End(Exception):
         with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):  # gone already
             async with asyncio.timeout(timeout_s):
                 await websocket.close(self.code, self.reason)
+
+
+@dataclass
+class Frames:
+    """How many frames of a stream came, and how many of them were answered by people."""
+
+    received: int = 0
+    answered: int = 0
+
+
+@contextmanager
+def noted(address: str) -> Iterator[Frames]:
+    """One log line when the stream of `address` ends: why, and its frames."""
+    frames, why = Frames(), "cut off: the process ends"
+    try:
+        yield frames
+    except End as end:
+        why = f"{end.code}: {end.reason}"
+        raise
+    except WebSocketDisconnect as closed:
+        why = f"{closed.code}: the connection closed"
+        raise
+    except Exception:
+        why = "1011: our mistake"
+        raise
+    finally:
+        log.info("stream ended", extra={"client": address, "why": why, **asdict(frames)})
 
 
 class Sessions:
@@ -75,8 +105,8 @@ class Sessions:
 
 
 @asynccontextmanager
-async def admit(websocket: WebSocket, settings: Settings, sessions: Sessions) -> AsyncIterator[None]:
-    """Open the socket for a client who may come in, and count the stream while the block runs.
+async def admit(websocket: WebSocket, settings: Settings, sessions: Sessions) -> AsyncIterator[Frames]:
+    """Open the socket for a client who may come in, and count the stream while the block runs, which counts its frames.
 
     A foreign origin never gets through the handshake. The other refusals come just after it: a browser shows its page
     the code of a close, but nothing of a failed handshake. Raises End or WebSocketDisconnect.
@@ -96,8 +126,8 @@ async def admit(websocket: WebSocket, settings: Settings, sessions: Sessions) ->
     except PoseError as error:
         metrics.rejected.labels(error.reason).inc()
         raise End(1008 if isinstance(error, Unauthorized) else 1013, error.title) from None
-    with sessions.enter(address):
-        yield
+    with sessions.enter(address), noted(address) as frames:
+        yield frames
 
 
 def _origin_allowed(websocket: WebSocket, allowed: tuple[str, ...]) -> bool:

@@ -18,6 +18,8 @@
 StartError stands apart: the service cannot start, and its text is the one line that says why.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -46,6 +48,17 @@ class ClientError(PoseError):
     """The request is at fault: sending it again unchanged fails again."""
 
     status, title, reason = 400, "Bad request", "bad_request"
+
+
+@contextmanager
+def told_apart(number: int, count: int) -> Iterator[None]:
+    """A ClientError inside is of picture `number`, from 1, of `count`: with several pictures its text says which."""
+    try:
+        yield
+    except ClientError as error:
+        if count > 1:
+            error.detail = f"picture {number} of {count}: {error.detail}"
+        raise
 
 
 class BadImage(ClientError):

@@ -90,5 +90,5 @@ def _triples(keypoints: Floats, scores: Floats) -> list[float]:
 
 
 def _rounded(values: Floats, decimals: int = 2) -> Any:
-    """Nested lists of floats; rounded as float64, where two decimals stay two in JSON."""
-    return np.round(np.asarray(values, np.float64), decimals).tolist()
+    """Nested lists of floats; rounded as float64, where two decimals stay two in JSON. No zero has a sign."""
+    return (np.round(np.asarray(values, np.float64), decimals) + 0.0).tolist()

@@ -14,6 +14,7 @@ from app.skeleton import KEYPOINT_NAMES, LIMBS
 LEFT, RIGHT, MIDDLE = (255, 138, 42), (46, 196, 255), (154, 230, 96)  # RGB; the person's own left and right
 OUTLINE = (20, 24, 32)
 MAX_JPEG_SIDE_PX = 65_500  # libjpeg's
+FILE_SIDES_PX = {".jpg": MAX_JPEG_SIDE_PX, ".jpeg": MAX_JPEG_SIDE_PX, ".png": 2**31 - 1, ".webp": 16_383}  # at most
 SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 of a pixel
 
 
@@ -44,6 +45,24 @@ def check_size(image: Image) -> None:
     height, width = image.shape[:2]
     if max(height, width) > MAX_JPEG_SIDE_PX:
         raise BadParameter(f"render=jpeg draws up to {MAX_JPEG_SIDE_PX} pixels a side, got {width} x {height}")
+
+
+def check_suffix(suffix: str) -> None:
+    """Raises BadParameter for the end of a file's name (".jpg") that says no format `to_file` writes."""
+    if suffix.lower() not in FILE_SIDES_PX:
+        raise BadParameter(f"a drawn picture's name ends in {', '.join(FILE_SIDES_PX)}, not in {suffix!r}")
+
+
+def to_file(image: Image, suffix: str) -> bytes:
+    """`image` (H, W, 3) RGB as a file of the format that `suffix` says. Raises BadParameter where it cannot hold it."""
+    check_suffix(suffix)
+    height, width = image.shape[:2]
+    if max(height, width) > FILE_SIDES_PX[suffix.lower()]:
+        most = FILE_SIDES_PX[suffix.lower()]
+        raise BadParameter(f"a {suffix} file has up to {most} pixels a side, the picture is {width} x {height}")
+    ok, data = cv2.imencode(suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    assert ok, "OpenCV encodes any RGB picture of a size that the format has"
+    return data.tobytes()
 
 
 def to_jpeg(image: Image, quality: int = 90) -> bytes:

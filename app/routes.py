@@ -16,7 +16,7 @@ from app import formats, metrics, render
 from app.access import check_key, given_key
 from app.bodies import read_pictures
 from app.deadline import before
-from app.errors import BadParameter, Draining, SlowBody
+from app.errors import BadParameter, Draining, SlowBody, told_apart
 from app.geometry import Image
 from app.models import Network
 from app.pipeline import Options, People, Person, Pipeline
@@ -113,9 +113,13 @@ async def pose(request: Request, parameters: Annotated[PoseParameters, Query()])
     deadline = asyncio.get_running_loop().time() + settings.request_deadline_ms / 1000
     # One request never overflows the queue.
     room = asyncio.Semaphore(settings.max_waiting // settings.most_of_a_picture)
+
+    async def one(number: int, data: bytes) -> Estimate:
+        with told_apart(number, len(pictures)):
+            return await estimate(pipeline, data, options, deadline, room, parameters.render)
+
     async with before(deadline):
-        works = [estimate(pipeline, data, options, deadline, room, parameters.render) for data in pictures]
-        answers = await _for_client(request, works)
+        answers = await _for_client(request, [one(*numbered) for numbered in enumerate(pictures, start=1)])
     if parameters.render == "jpeg":
         return Response(answers[0].drawn, media_type="image/jpeg")
     return json_response(_shaped(answers, parameters.format, pipeline.networks))

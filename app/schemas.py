@@ -1,10 +1,10 @@
 """What clients send and see: the options of a request, and the documents of the OpenAPI page."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.errors import BadParameter
 from app.geometry import Floats
@@ -187,3 +187,12 @@ class ImageBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     image: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_strangers(cls, given: Any) -> Any:
+        """Raises BadParameter that names a key the service does not know."""
+        strangers = sorted(given.keys() - cls.model_fields) if isinstance(given, dict) else []
+        if strangers:
+            raise BadParameter(f'the body must be JSON like {{"image": "<base64>"}}, without {strangers[0][:100]!r}')
+        return given

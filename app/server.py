@@ -1,8 +1,10 @@
 """The process that serves: uvicorn with our settings, and an end that a load balancer can follow."""
 
+import logging
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
 import uvicorn
@@ -12,6 +14,8 @@ from app.main import create_app
 from app.pipeline import Pipeline
 from app.settings import Settings
 from app.websocket import WebSocketProtocol
+
+log = logging.getLogger("app.server")
 
 FAILED_TO_START = 3  # the exit status that uvicorn's own command has for it
 
@@ -33,9 +37,15 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         pipeline.drain()
-        ending = threading.Timer(self._drain_s, super().handle_exit, (sig, frame))
-        ending.daemon = True
-        ending.start()
+        threading.Thread(target=self._end_drained, args=(sig, frame), daemon=True).start()
+
+    def _end_drained(self, sig: int, frame: FrameType | None) -> None:
+        """Say what has begun (not in the signal's handler: another log line may be half written there), wait, end."""
+        log.info(
+            "draining: new work is refused until the doors close", extra={"signal": "SIGTERM", "drain_s": self._drain_s}
+        )
+        time.sleep(self._drain_s)
+        super().handle_exit(sig, frame)
 
 
 def serve(settings: Settings) -> None:

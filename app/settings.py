@@ -1,18 +1,22 @@
 """What an operator can set: environment variables POSE_* and a `.env` file. Nothing is read at import."""
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app import envfile
 from app.errors import StartError
 from app.rounds import most_looks
 
 PREFIX = "POSE_"
+ENV_FILE = Path(".env")
 WEIGHTS = Path(__file__).parent.parent / "weights"
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -28,6 +32,38 @@ def _split(value: Any) -> Any:
     return parts
 
 
+def _proxies(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ValueError for what no client's address can be or lie in: the header would silently count for nothing."""
+    for value in values:
+        try:
+            if values != ("*",):
+                ip_network(value)
+        except ValueError:
+            wanted = "an address (10.0.0.7) nor a network (10.0.0.0/8); * alone stands for all"
+            raise ValueError(f"{value!r} is neither {wanted}") from None
+    return values
+
+
+def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ValueError for what no browser sends as its page's origin (RFC 6454, 6.2): it would let nobody in."""
+    for value in values:
+        if value not in ("*", "null") and value != _origin(value):
+            wanted = "as browsers send it (https://example.com, http://localhost:3000); * stands for all"
+            raise ValueError(f"{value!r} is no origin {wanted}")
+    return values
+
+
+def _origin(url: str) -> str | None:
+    """scheme://host[:port] of a URL, in small letters, without the scheme's own port; None where it has no host."""
+    try:
+        parts = urlsplit(url)
+        port = "" if parts.port in (None, DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
+    except ValueError:  # a port that is no number
+        return None
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}{port}" if parts.scheme and host else None
+
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -35,7 +71,7 @@ class Settings(BaseSettings):
     """Every setting, with its default and its unit. `Settings.load()` reads the environment and refuses strangers."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, validate_default=True
+        env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True, validate_default=True
     )
 
     host: str = Field("0.0.0.0", description="address to listen on")
@@ -82,7 +118,7 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="after SIGTERM new work gets a 503 for so long, then the doors close",
     )
-    trusted_proxies: CommaSeparated = Field(
+    trusted_proxies: Annotated[CommaSeparated, AfterValidator(_proxies)] = Field(
         ("127.0.0.1",), description="addresses or networks whose X-Forwarded-For says who the client is; * for all"
     )
 
@@ -96,7 +132,7 @@ class Settings(BaseSettings):
     stream_send_timeout_s: Seconds = Field(5.0, description="time a client has to take an answer")
     stream_detect_every_frames: Count = Field(15, description="frames between two runs of the detector")
     stream_tiles: Count = Field(1, description="as POSE_TILES, for a stream's frames, unless a client sets tiles")
-    stream_allowed_origins: CommaSeparated = Field(
+    stream_allowed_origins: Annotated[CommaSeparated, AfterValidator(_origins)] = Field(
         (), description="other web origins that may open streams, comma-separated; * for all; empty: the service's own"
     )
 
@@ -124,7 +160,7 @@ class Settings(BaseSettings):
     def load(cls, **overrides: Any) -> "Settings":
         """Settings from the environment, `.env` and `overrides` (these win). Raises StartError in one line."""
         known = {PREFIX + name.upper() for name in cls.model_fields}
-        given = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
+        given = {name.upper() for name in (*os.environ, *envfile.names_in(ENV_FILE))}
         strangers = sorted(name for name in given if name.startswith(PREFIX) and name not in known)
         if strangers:
             raise StartError(f"unknown setting {', '.join(strangers)}")
@@ -137,4 +173,4 @@ class Settings(BaseSettings):
 def _sentence(fault: Any) -> str:
     name = PREFIX + "_".join(str(part) for part in fault["loc"][:1]).upper() if fault["loc"] else "settings"
     given = f" (got {fault['input']!r})" if fault["loc"] and "API_KEYS" not in name else ""
-    return f"{name}: {fault['msg']}{given}"
+    return f"{name}: {fault['msg'].removeprefix('Value error, ')}{given}"

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app import metrics
 from app.deadline import before
-from app.door import RESTARTS, End, Sessions, admit
+from app.door import RESTARTS, End, Frames, Sessions, admit
 from app.errors import BadParameter, ClientError, DeadlinePassed, Draining, ModelError, PoseError
 from app.following import Follower
 from app.formats import native_person
@@ -102,8 +102,8 @@ async def stream(websocket: WebSocket) -> None:
     """
     settings: Settings = websocket.app.state.settings
     try:
-        async with admit(websocket, settings, Sessions.of(websocket.app)):
-            await Session(websocket, websocket.app.state.pipeline, settings).run()
+        async with admit(websocket, settings, Sessions.of(websocket.app)) as frames:
+            await Session(websocket, websocket.app.state.pipeline, settings, frames).run()
     except WebSocketDisconnect:
         pass
     except End as end:
@@ -117,8 +117,9 @@ async def stream(websocket: WebSocket) -> None:
 class Session:
     """One client's stream: its options, its people, its mailbox."""
 
-    def __init__(self, websocket: WebSocket, pipeline: Pipeline, settings: Settings) -> None:
+    def __init__(self, websocket: WebSocket, pipeline: Pipeline, settings: Settings, frames: Frames) -> None:
         self._websocket = websocket
+        self._frames = frames
         self._pipeline = pipeline
         self._settings = settings
         self._options = StreamOptions()
@@ -147,16 +148,16 @@ class Session:
 
     async def _read(self) -> NoReturn:
         """Take every message as it comes."""
-        number, limit = 0, self._settings.stream_max_message_bytes
+        limit = self._settings.stream_max_message_bytes
         while True:
             message = await self._receive()
             data, text = message.get("bytes"), message.get("text")
             if len(data or text or "") > limit:
                 raise End(1009, f"a message may have {limit} bytes")
             if data is not None:
-                self._mailbox.put(Frame(number, data, time.perf_counter(), self._options))
+                self._mailbox.put(Frame(self._frames.received, data, time.perf_counter(), self._options))
                 self._options = self._options.model_copy(update={"detect": False})  # asked for once
-                number += 1
+                self._frames.received += 1
             else:
                 await self._take_options(text or "")
 
@@ -237,6 +238,7 @@ class Session:
             return _outcome(error)
         age_s = time.perf_counter() - frame.received_s
         await self._send({**answer, "age_ms": round(age_s * 1e3, 2), "dropped": self._mailbox.dropped})
+        self._frames.answered += 1
         metrics.stream_frame_age_seconds.observe(age_s)
         return "answered"
 

@@ -121,7 +121,8 @@ def export_onnx(deployed: Deployed, size_hw: tuple[int, int], path: Path, half: 
     half: weights lie in the file in half precision; see `store_half`.
     """
     example = torch.zeros(2, *size_hw, 3, dtype=torch.uint8)
-    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it reports every pass over the graph
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they report every pass over the graph
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter deprecates parts of itself while it runs
         program = torch.onnx.export(

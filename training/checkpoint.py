@@ -31,9 +31,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. Raises CheckpointError for anything that is not one."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a dozen unrelated types for a broken file
-        first = (str(error).splitlines() or [type(error).__name__])[0]  # torch adds advice for its own users
-        raise CheckpointError(f"{path}: not a readable checkpoint (a .pt file): {first}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error.strerror or error}") from error
+    except Exception as error:  # torch.load raises a dozen unrelated types, with advice for its own users
+        exported = "; an exported network's checkpoint lies beside it" if path.suffix == ".onnx" else ""
+        raise CheckpointError(f"{path}: not a readable checkpoint (a .pt file){exported}") from error
     if not isinstance(content, dict) or "recipe" not in content or "model" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of this project")
     return content

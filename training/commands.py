@@ -54,6 +54,8 @@ def run_training(
     chosen, values = pick_device(device), load_recipe(recipe)  # before the pictures, which take their time
     check_detector(values, detector is not None)
     check_teacher(values, teacher)
+    if detector is not None:
+        load_network(detector, "detector")
     cv2.setNumThreads(1)  # torch already uses every core
     if chosen.type == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -117,8 +119,10 @@ def run_evaluate(
 
     On MPII: PCKh. held_out: above 0, only on the pictures that training with this holdout keeps aside.
     """
+    network = load_network(pose, "pose")  # before the pictures, which take their time
+    if detector is not None:
+        load_network(detector, "detector")
     dataset = load_dataset(data, split, limit=limit, held_out=held_out)
-    network = load_network(pose)
     if dataset.joints == MPII:
         measured = measure_poses(network, dataset)
         _print_pckh(pose, measured.pckh())
@@ -143,7 +147,7 @@ def _print_poses(pose: Path, measured: Measured) -> None:
 
 def _print_whole(pose: Path, detector: Path, dataset: Dataset, split: str) -> None:
     """People found in the pictures where everybody is annotated: by the detector alone, and as the service does it."""
-    row, pictures = detector_table(load_network(detector), dataset), complete_pictures(dataset)
+    row, pictures = detector_table(load_network(detector, "detector"), dataset), complete_pictures(dataset)
     print(f"\n{detector}: recall of people taller than 64 px at 0.3 false people a picture (IoU 0.5)")
     print(f"recall {row['recall_at_0.3_false']:.3f} at score {row['threshold']:.3f}, {row['pictures']} pictures")
     served = serve(pose, detector, dataset, pictures)

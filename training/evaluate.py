@@ -22,6 +22,7 @@ from training.pose_task import score_name, scored
 BATCH = 32
 CANDIDATES = 3.0  # false people a picture that a detector may propose: few of them get a good pose
 COCO_FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+OUTPUT_TASKS = {"keypoints": "pose", "boxes": "detector"}  # by a network's first output
 Floats = NDArray[np.floating]
 
 
@@ -33,14 +34,20 @@ class Network:
     run: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 
-def load_network(path: Path) -> Network:
-    """Open an exported file on the CPU. Raises DataError for anything else."""
+def load_network(path: Path, task: str | None = None) -> Network:
+    """Open an exported file on the CPU. Raises DataError for anything else, and for another `task` than is wanted."""
     try:
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (entry,) = session.get_inputs()
         _, height, width, _ = entry.shape
+        first = session.get_outputs()[0].name
+        if first not in OUTPUT_TASKS:
+            raise ValueError(f"its first output is called {first}")
     except Exception as error:  # ONNX Runtime's errors have no common type
         raise DataError(f"{path}: not a network that okdhp export wrote: {error}") from error
+    found = OUTPUT_TASKS[first]
+    if task not in (None, found):
+        raise DataError(f"{path}: is a {found} network, and a {task} network is wanted here")
     return Network((width, height), lambda pictures: session.run(None, {entry.name: np.stack(pictures)}))
 
 

@@ -169,7 +169,7 @@ def _fitted(model: OKDHP, branch: str, held: Dataset, size_hw: tuple[int, int]) 
 
 def scores_of(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:
     """The card's scores, measured on `dataset`; none where nobody in it can be measured."""
-    network, command = load_network(path), {"command": "okdhp evaluate"}
+    network, command = load_network(path, task), {"command": "okdhp evaluate"}
     if task != "pose":
         return detector_table(network, dataset) | command
     try:

@@ -45,7 +45,10 @@ class Progress:
         return float(self.cumulative[epoch + 1] - self.cumulative[epoch])
 
     def resume(self) -> None:
-        """Continue from the checkpoint if there is one. Raises CheckpointError if it is another recipe's or data's."""
+        """Continue from the checkpoint if there is one.
+
+        Raises CheckpointError if it is another recipe's, data's or start's.
+        """
         if not self.path.exists():
             return
         content, run = load_checkpoint(self.path), self.run
@@ -65,6 +68,8 @@ class Progress:
         learnt = content.get("annotations", "")  # older checkpoints do not say
         if learnt and learnt != self.about.get("annotations"):
             raise CheckpointError(f"{self.path}: has learnt from other annotations; choose another output folder")
+        if "before" in content:  # older checkpoints do not say
+            self._check_start(content["before"])
         run.model.load_state_dict(content["model"])
         run.ema.model.load_state_dict(content["ema"])
         run.ema.updates = content["ema_updates"]
@@ -73,6 +78,12 @@ class Progress:
         self.step, self.sums = content.get("step", 0), content.get("sums", {})
         self.before = content.get("before", [])
         log.info("resumed %s after epoch %d, step %d", self.path, self.epoch, self.step)
+
+    def _check_start(self, known: list[dict[str, Any]]) -> None:
+        """Raises CheckpointError where the run is to start from another checkpoint than it did, unless from none."""
+        if self.before and (not known or known[-1]["sha256"] != self.before[-1]["sha256"]):
+            started = f'another checkpoint (of "{known[-1]["recipe"]}")' if known else "no checkpoint"
+            raise CheckpointError(f"{self.path}: was started from {started} (--init); choose another output folder")
 
     def finish(self, epoch: int, means: dict[str, float], scores: dict[str, float], saved: bool) -> None:
         """Note the epoch's figures; where it is to be `saved`, write the checkpoint."""

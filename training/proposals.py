@@ -30,7 +30,7 @@ def regions_of(detector: Path, dataset: Dataset, holdout: float, kept: Path) -> 
     known = {"detector": sha256(detector), "people": digest(dataset.people), "pictures": pictures, "holdout": holdout}
     if kept.exists() and (found := torch.load(kept, weights_only=True))["known"] == known:
         return Regions(*found["regions"])
-    network = load_network(detector)
+    network = load_network(detector, "detector")
     min_score = float(read_card(detector).get("min_score", DetectorNetwork.DEFAULT_MIN_SCORE))
     held = held_pictures(dataset.image_ids, holdout)
     taught = [index for index in complete_pictures(dataset) if not held[index]]

@@ -1,6 +1,7 @@
 """`okdhp quantize`: a deployed network in 8-bit integers, for CPUs that have instructions for them."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ def run_quantise(path: Path, out: Path, data: Path, pictures: int) -> dict[str, 
 
     Static quantisation in QDQ form, ranges taken from `pictures` of `data`'s train. Weights have 7 bits: with 8 the
     products overflow on CPUs without VNNI. The last convolutions stay in floating point, and decoding after them.
-    Raises DataError for a file without a card, or one that would be written over.
+    Raises DataError for a file without a card, one that would be written over, and one that has integers already.
     """
     if out.resolve() == path.resolve():
         raise DataError(f"{out}: is the file to quantize; the integers need a name of their own")
@@ -36,15 +37,34 @@ def run_quantise(path: Path, out: Path, data: Path, pictures: int) -> dict[str, 
     if "task" not in card:
         raise DataError(f"{path}: has no model card that names its task; okdhp export writes one")
     val, train = load_dataset(data, "val"), load_dataset(data, "train", limit=pictures)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    size_wh = load_network(path, card["task"]).size_wh
     with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / path.name
+        small = Path(folder) / "small.onnx"
+        _quantise(path, small, inputs(card["task"], train, size_wh))
+        card |= {
+            "file": out.name,
+            "sha256": sha256(small),
+            "precision": f"int8 (QDQ), from {pictures} pictures of train",
+        }
+        card["scores"] = scores_of(small, card["task"], val)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(small, out)  # whole: what failed before has left nothing behind
+    out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    return card
+
+
+def _quantise(path: Path, out: Path, pictures: Iterator[np.ndarray]) -> None:
+    """Raises DataError for what the quantiser cannot do."""
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in onnx.load(str(path)).graph.node):
+        raise DataError(f"{path}: has integer convolutions already; quantize the file that it was made of")
+    prepared = out.with_name("prepared.onnx")
+    try:
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
         graph = onnx.load(str(prepared))
         quantize_static(
             str(prepared),
             str(out),
-            Inputs(graph.graph.input[0].name, inputs(card["task"], train, load_network(path).size_wh)),
+            Inputs(graph.graph.input[0].name, pictures),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTISED,
             nodes_to_exclude=after_the_features(graph),
@@ -54,10 +74,10 @@ def run_quantise(path: Path, out: Path, data: Path, pictures: int) -> dict[str, 
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
-    card |= {"file": out.name, "sha256": sha256(out), "precision": f"int8 (QDQ), from {pictures} pictures of train"}
-    card["scores"] = scores_of(out, card["task"], val)
-    out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
-    return card
+    except (DataError, OSError):
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no common type
+        raise DataError(f"{path}: cannot be quantized: {str(error).splitlines()[0]}") from error
 
 
 def inputs(task: str, dataset: Dataset, size_wh: tuple[int, int]) -> Iterator[np.ndarray]:

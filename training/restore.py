@@ -1,11 +1,16 @@
 """The network that a recipe describes, and the one that a checkpoint holds."""
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from model.okdhp import OKDHP
 from training import detector_task, pose_network
+from training.checkpoint import CheckpointError, load_checkpoint
 from training.config import Recipe, recipe_from_dict
 from training.joints import COCO, JOINT_SETS, JointSet
+
+log = logging.getLogger("okdhp.train")
 
 
 def build_network(recipe: Recipe, joints: JointSet = COCO) -> OKDHP:
@@ -26,6 +31,23 @@ def restore(content: dict[str, Any]) -> tuple[Recipe, OKDHP]:
     model = build_network(recipe, joints_of(content))
     model.load_state_dict(content["ema"])
     return recipe, model
+
+
+def start_from(model: OKDHP, task: str, path: Path, part: str = "") -> None:
+    """Copy every weight of the checkpoint that has a namesake of equal shape in `model`, a network for `task`.
+
+    A checkpoint of the other task has an encoder to start from, and the log says that it is one. part: only weights
+    whose names begin so. Raises CheckpointError where no weight fits.
+    """
+    content, own = load_checkpoint(path), model.state_dict()
+    named = {name: value for name, value in content["ema"].items() if name in own and name.startswith(part)}
+    shared = {name: value for name, value in named.items() if own[name].shape == value.shape}
+    if not shared:
+        raise CheckpointError(f"{path}: has no weight that fits this network")
+    model.load_state_dict(shared, strict=False)
+    other = content["recipe"]["task"]
+    note = f", which is of another task: a {other} network's, this is a {task}'s" if other != task else ""
+    log.info("started with %d of %d weights from %s%s", len(shared), len(own), path, note)
 
 
 def without_box_heads(content: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 LINE, DOT = (90, 220, 90), (255, 70, 70)
+FAR_AWAY_PX = 1e6  # a young network's boxes may be larger than OpenCV's integers
 HEAT_SHARE = 0.55  # of an overlay's colours
 
 
@@ -44,6 +45,6 @@ def draw_skeleton(image: np.ndarray, keypoints: np.ndarray, limbs: Sequence[tupl
 
 def draw_boxes(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """`image` with `boxes` (N, 4) xyxy drawn into it."""
-    for x1, y1, x2, y2 in boxes.round().astype(int).tolist():
+    for x1, y1, x2, y2 in boxes.clip(-FAR_AWAY_PX, FAR_AWAY_PX).round().astype(int).tolist():
         cv2.rectangle(image, (x1, y1), (x2, y2), LINE, 2)
     return image

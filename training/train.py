@@ -1,5 +1,6 @@
 """The training loop, for poses and people alike; reads from top to bottom."""
 
+import dataclasses
 import logging
 import math
 import signal
@@ -17,26 +18,24 @@ from tqdm import tqdm
 
 from model.okdhp import OKDHP, Outputs
 from training.box_task import Regions
-from training.checkpoint import CheckpointError, lineage, load_checkpoint
+from training.checkpoint import lineage
 from training.config import BEST, Recipe, Stage
 from training.data import Dataset, digest, held_pictures
 from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
+from training.divergence import check_finite, divergence_named
 from training.ema import EMA
 from training.losses import ramp_up
 from training.pictures import DataError
 from training.pose_crops import check_detector
-from training.pose_task import PoseTask
+from training.pose_task import MIN_TRAINED_HEIGHT_PX, MIN_TRAINED_POINTS, PoseTask
 from training.progress import Progress
 from training.reporting import conclude
+from training.restore import start_from
 from training.teacher import Teacher, check_teacher, load_teacher
 
 log = logging.getLogger("okdhp.train")
 Batch = tuple[Tensor, dict[str, Tensor]]
-
-
-class NonFiniteLoss(ArithmeticError):
-    """Training diverged; the message names each loss term."""
 
 
 class Task(Protocol):
@@ -91,10 +90,12 @@ def train(
     of every batch; norms and losses are taken over the whole of it, so that the number of processes changes nothing.
     Raises NonFiniteLoss, DataError, CheckpointError, RecipeError.
     """
+    path, before = out / "last.pt", lineage(start.init) if start.init is not None else []
+    if path.exists():  # what is resumed has weights of its own
+        start = dataclasses.replace(start, init=None)
     run = prepare(recipe, dataset, device, amp, start, compiled)
-    before = lineage(start.init) if start.init is not None else []
     known = {**(about or {}), "joints": dataset.joints.name, "annotations": digest(dataset.people)}
-    state = Progress(run, out / "last.pt", known, before)
+    state = Progress(run, path, known, before)
     state.resume()
     stop, began = stop_on_signal(), time.monotonic()
     board = SummaryWriter(str(out)) if run.group.leads else None
@@ -102,20 +103,21 @@ def train(
         stage = recipe.stage_of(epoch)
         if epoch > 0 and state.step == 0 and stage is not recipe.stage_of(epoch - 1):
             run.ema.restart(run.model)
-        means = run_epoch(run, state, epoch, stop)
-        if means is None:
-            log.warning("stopped after step %d of epoch %d; %s goes on from there", state.step, epoch + 1, state.path)
-            break
-        late = run.group.any((time.monotonic() - began) / 3600 > max_hours)
-        if board is not None:
-            conclude(run, state, board, epoch, means, last=late or epoch + 1 == recipe.epochs)
+        with divergence_named((run.model, run.ema.model), stage, epoch, recipe.learning_rate):
+            means = run_epoch(run, state, epoch, stop)
+            if means is None:
+                log.warning("stopped after step %d of epoch %d; %s goes on from there", state.step, epoch + 1, path)
+                break
+            late = run.group.any((time.monotonic() - began) / 3600 > max_hours)
+            if board is not None:
+                conclude(run, state, board, epoch, means, last=late or epoch + 1 == recipe.epochs)
         if late:
             log.warning("stopped after %.2f hours, as asked", max_hours)
             break
     if board is not None:
         board.close()
     leave_group()
-    return state.path
+    return path
 
 
 @dataclass
@@ -153,19 +155,31 @@ def prepare(
         raise DataError(f"of {len(held)} pictures none is held out to choose the best branch by: raise holdout")
     poses = recipe.task == "pose"
     task: Task = PoseTask(recipe, dataset, held, start.regions) if poses else DetectorTask(recipe, dataset, held)
-    batch = max(stage.batch for stage in recipe.stages)
-    if len(task) < batch:
-        raise DataError(f"{len(task)} training examples do not fill one batch of {batch}: lower the stage's batch")
+    check_enough(recipe, task, dataset)
     model = group.prepare(task.build().to(device))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if start.init is not None:
-        start_from(model, start.init, start.part)
+        start_from(model, recipe.task, start.init, start.part)
     optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     taught_by = load_teacher(start.teacher, recipe, device, dataset.joints) if start.teacher is not None else None
     forward: Callable[[Tensor], Outputs] = group.wrap(model)
     if compiled:
         forward = torch.compile(forward)
     return Run(recipe, task, model, forward, EMA(model, recipe.ema_decay), optimiser, group, device, amp, taught_by)
+
+
+def check_enough(recipe: Recipe, task: Task, dataset: Dataset) -> None:
+    """Raises DataError where the examples do not fill a batch, and says whether a smaller one would do."""
+    batch = max(stage.batch for stage in recipe.stages)
+    if len(task) >= batch:
+        return
+    if len(task) > 0:
+        raise DataError(f"{len(task)} training examples do not fill one batch of {batch}: lower the stage's batch")
+    if recipe.task == "detector":
+        raise DataError(f"no picture to learn from: all {len(dataset.pictures)} are held out (holdout)")
+    enough = f"{MIN_TRAINED_POINTS} labelled keypoints, {MIN_TRAINED_HEIGHT_PX} px of height"
+    listed = f"of {len(dataset.people)} annotated people none has {enough} and a picture that is not held out"
+    raise DataError(f"nobody to learn poses from: {listed}")
 
 
 def run_epoch(run: Run, state: Progress, epoch: int, stop: Callable[[], bool]) -> dict[str, float] | None:
@@ -176,26 +190,24 @@ def run_epoch(run: Run, state: Progress, epoch: int, stop: Callable[[], bool]) -
     unchecked: list[dict[str, Tensor]] = []  # looked at every few steps: asking a GPU for a number makes it wait
     run.model.train()
     title = f"epoch {epoch + 1}/{recipe.epochs} {stage.height}x{stage.width}"
-    bar = tqdm(total=steps, initial=first, desc=title, unit="step", disable=not run.group.leads, mininterval=0.5)
-    for step, (images, targets) in enumerate(batches(run, stage, epoch, first), start=first):
-        fraction = state.done_before(epoch) + (step / steps) * state.share_of(epoch)
-        rate = learning_rate(recipe, fraction, epoch + step / steps)
-        kd_weight = recipe.kd_weight * ramp_up(fraction / recipe.kd_ramp)
-        terms = train_step(run, images, targets, stage, rate, kd_weight)
-        for name, term in terms.items():
-            sums[name] = sums.get(name, torch.zeros((), device=run.device)) + term
-        unchecked.append(terms)
-        if step % 20 == 0 or step == steps - 1:
-            check_finite(unchecked, epoch, step)
-            unchecked.clear()
-            bar.set_postfix_str(" ".join(f"{name} {value.item() / (step + 1):.4f}" for name, value in sums.items()))
-        bar.update()
-        if run.group.any(stop()):
-            check_finite(unchecked, epoch, step)
-            bar.close()
-            state.interrupt(epoch, step + 1, {name: value.item() for name, value in sums.items()})
-            return None
-    bar.close()
+    with tqdm(total=steps, initial=first, desc=title, unit="step", disable=not run.group.leads, mininterval=0.5) as bar:
+        for step, (images, targets) in enumerate(batches(run, stage, epoch, first), start=first):
+            fraction = state.done_before(epoch) + (step / steps) * state.share_of(epoch)
+            rate = learning_rate(recipe, fraction, epoch + step / steps)
+            kd_weight = recipe.kd_weight * ramp_up(fraction / recipe.kd_ramp)
+            terms = train_step(run, images, targets, stage, rate, kd_weight)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, torch.zeros((), device=run.device)) + term
+            unchecked.append(terms)
+            if step % 20 == 0 or step == steps - 1:
+                check_finite(unchecked, epoch, step)
+                unchecked.clear()
+                bar.set_postfix_str(" ".join(f"{name} {value.item() / (step + 1):.4f}" for name, value in sums.items()))
+            bar.update()
+            if run.group.any(stop()):
+                check_finite(unchecked, epoch, step)
+                state.interrupt(epoch, step + 1, {name: value.item() for name, value in sums.items()})
+                return None
     state.step, state.sums = 0, {}
     return {name: value.item() / steps for name, value in sums.items()}
 
@@ -250,34 +262,6 @@ def parameter_groups(model: OKDHP, weight_decay: float) -> list[dict[str, Any]]:
     kept = {id(p) for p in decayed}
     rest = [p for p in model.parameters() if id(p) not in kept]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-def start_from(model: OKDHP, path: Path, part: str = "") -> None:
-    """Copy every weight of the checkpoint that has a namesake of equal shape here; raises CheckpointError for none.
-
-    part: only weights whose names begin so.
-    """
-    weights, own = load_checkpoint(path)["ema"], model.state_dict()
-    named = {name: value for name, value in weights.items() if name in own and name.startswith(part)}
-    shared = {name: value for name, value in named.items() if own[name].shape == value.shape}
-    if not shared:
-        raise CheckpointError(f"{path}: has no weight that fits this network")
-    model.load_state_dict(shared, strict=False)
-    log.info("started %d of %d weights from %s", len(shared), len(own), path)
-
-
-def check_finite(recent: list[dict[str, Tensor]], epoch: int, step: int) -> None:
-    """Raises NonFiniteLoss for the first of the `recent` steps, the last being `step`, with a term that is not finite.
-
-    Later steps say nothing: the first one's gradient has spoilt every weight.
-    """
-    first = step - len(recent) + 1
-    for number, terms in enumerate(recent, start=first):
-        values = {name: term.item() for name, term in terms.items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
-            listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
-            raise NonFiniteLoss(f"epoch {epoch + 1}, step {number + 1}: {bad} not finite among {listed}")
 
 
 def stop_on_signal() -> Callable[[], bool]:

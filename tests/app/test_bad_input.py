@@ -87,6 +87,12 @@ def test_json_that_is_not_as_documented(server: Server, body: bytes) -> None:
         assert_problem(answer, 422, '{"image"')
 
 
+def test_a_key_that_json_should_not_have_is_named(server: Server) -> None:
+    with refused(server, "bad_parameter"):
+        answer = server.client.post("/pose", json={"image": "", "min_score": 0.5})
+        assert_problem(answer, 422, """the body must be JSON like {"image": "<base64>"}, without 'min_score'""")
+
+
 @pytest.mark.parametrize("text", ["***", "AAA", "é", "data:image/png;base64"])
 def test_base64_that_is_none(server: Server, text: str) -> None:
     with refused(server, "bad_image"):
@@ -99,7 +105,7 @@ def test_a_form_without_a_picture_or_with_strange_fields(server: Server) -> None
         assert_problem(
             server.client.post("/pose", files={"image": PERSON}, data={"min_score": "0.5"}), 422, "min_score"
         )
-        assert_problem(server.client.post("/pose", files={"image": (None, "text")}), 422, "image")
+        assert_problem(server.client.post("/pose", files={"image": (None, "text")}), 422, "is text, not a file")
     with refused(server, "bad_request", times=2):
         for content_type in ("multipart/form-data", "multipart/form-data; boundary=x"):
             answer = server.client.post("/pose", content=b"--y\r\nnonsense", headers={"content-type": content_type})
@@ -111,10 +117,10 @@ def test_too_many_pictures(server: Server) -> None:
         assert_problem(server.client.post("/pose", files=[("image", ("a.png", PERSON))] * 9), 413, "9 pictures")
 
 
-def test_one_bad_picture_among_several_refuses_the_request(server: Server) -> None:
+def test_one_bad_picture_among_several_refuses_the_request_and_is_told_apart(server: Server) -> None:
     with refused(server, "bad_image"):
         files = [("image", ("a.png", data)) for data in (PERSON, PERSON[:50], PERSON)]
-        assert_problem(server.client.post("/pose", files=files), 400)
+        assert_problem(server.client.post("/pose", files=files), 400, "picture 2 of 3: ")
 
 
 def test_several_pictures_cannot_be_rendered(server: Server) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from serving import encoded, free_port, picture
+from tiny import make_fixed_detector
 from typer.testing import CliRunner
 
 from app.cli import app
@@ -38,6 +39,45 @@ def test_predict_prints_the_people_and_draws_them(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["people"]) == 1
     assert drawn.read_bytes().startswith(b"\xff\xd8\xff")
+
+
+@pytest.mark.usefixtures("with_tiny_models")
+@pytest.mark.parametrize(("name", "beginning"), [
+    ("drawn.jpeg", b"\xff\xd8\xff"), ("drawn.PNG", b"\x89PNG"), ("drawn.webp", b"RIFF")
+])  # fmt: skip
+def test_predict_draws_in_the_format_that_the_name_says(tmp_path: Path, name: str, beginning: bytes) -> None:
+    path, drawn = tmp_path / "picture.png", tmp_path / name
+    path.write_bytes(encoded(picture(boxes=((10, 20, 34, 70),))))
+    assert runner.invoke(app, ["predict", str(path), "--render", str(drawn)]).exit_code == 0
+    assert drawn.read_bytes().startswith(beginning)
+
+
+@pytest.mark.usefixtures("with_tiny_models")
+@pytest.mark.parametrize(("arguments", "complaint"), [
+    (["--render", "drawn.gif"], "a drawn picture's name ends in .jpg, .jpeg, .png, .webp, not in '.gif'"),
+    (["--render", "drawn"], "a drawn picture's name ends in .jpg, .jpeg, .png, .webp, not in ''"),
+    (["--render", "absent/drawn.png"], "[Errno 2] No such file or directory: 'absent/drawn.png'"),
+    (["--tiles", "5"], "tiles: at most 4 here"),
+])  # fmt: skip
+def test_what_predict_cannot_do_is_said_in_one_line(tmp_path: Path, arguments: list[str], complaint: str) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(picture()))
+    result = runner.invoke(app, ["predict", str(path), *arguments])
+    assert (result.exit_code, result.stderr) == (2, f"okdhp: {complaint}\n")
+
+
+def test_predict_looks_in_tiles_as_the_service_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_models: dict[str, Path]
+) -> None:
+    """Each look of this detector finds one person in the same place of what it sees."""
+    detector = make_fixed_detector(tmp_path / "fixed.onnx", 64, [(20, 20, 30, 44)])
+    for name, path in (tiny_models | {"detector_model": detector}).items():
+        monkeypatch.setenv(f"POSE_{name.upper()}", str(path))
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(picture(600, 600, ((0, 0, 600, 600),))))
+    found = {tiles: runner.invoke(app, ["predict", str(path), "--tiles", tiles]).stdout for tiles in "124"}
+    counts = [len(json.loads(text)["people"]) for text in found.values()]
+    assert counts[0] == 1 and counts[0] < counts[1] < counts[2]
 
 
 @pytest.mark.usefixtures("with_tiny_models")
@@ -84,7 +124,7 @@ def serve(
             monkeypatch.setenv(f"POSE_{name.upper()}", str(value))
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
         command = [sys.executable, "-m", "app.cli", "serve"]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        with open("stderr", "wb") as log, subprocess.Popen(command, stderr=log) as process:
             try:
                 retrying = httpx.HTTPTransport(retries=12)  # the longer the more often it failed: minutes in all
                 with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=retrying, timeout=60) as client:
@@ -118,10 +158,14 @@ def test_a_service_that_is_to_stop_says_so_until_it_does(serve) -> None:
         assert process.wait(60) == -signal.SIGTERM
 
 
-def test_a_service_closes_its_doors_when_it_has_drained(serve) -> None:
+def test_a_service_closes_its_doors_when_it_has_drained_and_its_log_says_when_that_began(serve, tmp_path: Path) -> None:
     with serve(drain_s=0.2) as (process, _):
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == -signal.SIGTERM
+    lines = [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines()]
+    (began,) = [line for line in lines if line["logger"] == "app.server"]
+    assert began["event"] == "draining: new work is refused until the doors close"
+    assert (began["level"], began["signal"], began["drain_s"]) == ("info", "SIGTERM", 0.2)
 
 
 def test_serve_help_lists_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:

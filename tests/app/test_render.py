@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from serving import picture
 
+from app.errors import BadParameter
 from app.pipeline import Person
-from app.render import LEFT, MIDDLE, RIGHT, draw, to_jpeg
+from app.render import LEFT, MIDDLE, RIGHT, draw, to_file, to_jpeg
 from app.skeleton import KEYPOINT_NAMES
 
 HALF = {"left": 80.0, "right": 20.0, "nose": 50.0}  # the person faces us: their left is on our right
@@ -53,3 +54,10 @@ def test_people_partly_or_wholly_outside_are_no_trouble(offset: float) -> None:
 
 def test_a_drawing_becomes_a_jpeg() -> None:
     assert to_jpeg(picture()).startswith(b"\xff\xd8\xff")
+
+
+def test_a_picture_larger_than_its_file_s_format_can_be_is_refused_in_words() -> None:
+    wide = np.zeros((1, 16_384, 3), np.uint8)
+    assert to_file(wide, ".png").startswith(b"\x89PNG")
+    with pytest.raises(BadParameter, match="a .webp file has up to 16383 pixels a side, the picture is 16384 x 1"):
+        to_file(wide, ".webp")

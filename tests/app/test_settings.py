@@ -67,6 +67,57 @@ def test_a_list_of_nothing_is_refused_because_no_keys_would_open_the_service(
     assert Settings.load().api_keys == ()
 
 
+@pytest.mark.parametrize("value", ["foo", "proxy.local", "10.0.0.1/8", "*,10.0.0.1", "10.0.0.1:80"])
+def test_a_proxy_that_no_client_can_come_from_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("POSE_TRUSTED_PROXIES", value)
+    with pytest.raises(StartError, match=r"^POSE_TRUSTED_PROXIES: .* is neither an address \(10.0.0.7\) nor a network"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("value", ["*", "10.0.0.7", "10.0.0.0/8,::1,fd00::/8", ""])
+def test_addresses_networks_and_everybody_are_trusted_proxies(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("POSE_TRUSTED_PROXIES", value)
+    assert ",".join(Settings.load().trusted_proxies) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["foo", "a.example", "https://", "https://a.example/", "https://A.example", "https://a.example:443", "http://a:x"],
+)
+def test_an_origin_that_no_browser_sends_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("POSE_STREAM_ALLOWED_ORIGINS", value)
+    with pytest.raises(StartError, match=r"^POSE_STREAM_ALLOWED_ORIGINS: .* is no origin as browsers send it \(https:"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("value", ["*", "null", "https://a.example", "http://a:3000,http://[::1]:3000"])
+def test_origins_that_browsers_send_may_be_allowed(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("POSE_STREAM_ALLOWED_ORIGINS", value)
+    assert ",".join(Settings.load().stream_allowed_origins) == value
+
+
+@pytest.mark.parametrize(("content", "complaint"), [
+    (b"# fine\nPOSE_PORT=1\nPOSE_TILES: 2\n", ".env: line 3 is not NAME=value"),
+    (b"POSE_PORT='1\n", ".env: line 1 is not NAME=value"),
+    ("POSE_PORT=1\n".encode("utf-16"), ".env: is not UTF-8 text; save it as UTF-8"),
+    ("POSE_PORT=1\n".encode("utf-16-le"), ".env: line 1 is not NAME=value"),
+])  # fmt: skip
+def test_a_file_that_cannot_be_understood_is_refused_in_one_line(
+    content: bytes, complaint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(".env").write_bytes(content)
+    with pytest.raises(StartError) as stopped:
+        Settings.load()
+    assert str(stopped.value) == complaint
+    assert not caplog.text
+
+
+def test_what_is_wrong_with_a_setting_is_said_in_our_words_alone() -> None:
+    with pytest.raises(StartError) as stopped:
+        Settings.load(tiles=5)
+    assert str(stopped.value) == "settings: POSE_TILES (5) must be at most POSE_MAX_TILES (4)"
+
+
 def test_settings_that_contradict_each_other_are_refused() -> None:
     for contradiction, named in (
         ({"max_waiting": 10}, "max_waiting"),

@@ -122,6 +122,22 @@ def test_a_service_that_is_to_stop_closes_with_1012_at_the_next_frame_and_lets_n
         assert close_of(stream)[0] == 1012, "at the door, before it sends a frame"
 
 
+def test_every_stream_that_ends_says_why_and_how_many_frames_it_had(serve, caplog):
+    caplog.set_level("INFO", "app.stream")
+    server = serve(stream_idle_timeout_s=0.3)
+    with open_stream(server) as stream:
+        ask(stream, ONE), ask(stream, ONE), ask(stream, b"no picture")
+        assert close_of(stream)[0] == 1001
+    with open_stream(server) as stream:
+        ask(stream, ONE)
+    assert eventually(lambda: server.metric("pose_stream_sessions") == 0)
+    ended = [vars(record) for record in caplog.records if record.message == "stream ended"]
+    assert [(line["why"], line["received"], line["answered"], line["client"]) for line in ended] == [
+        ("1001: no message for 0.3 seconds", 3, 2, "127.0.0.1"),
+        ("1000: the connection closed", 1, 1, "127.0.0.1"),
+    ]
+
+
 def test_a_mistake_of_ours_closes_with_1011_tells_nothing_and_is_counted(serve):
     server = serve()
     counted = server.metric("pose_rejected_total", reason="internal")

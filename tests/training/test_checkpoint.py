@@ -59,12 +59,43 @@ def test_checkpoint_of_another_recipe_is_not_resumed(drawn_folder: Path, tmp_pat
         run(dataclasses.replace(POSE, seed=1), drawn_folder, tmp_path)
 
 
-def test_encoder_can_start_from_another_tasks_checkpoint(drawn_folder: Path, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_under_another_start_than_its_own(
+    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would silently go on with the weights it has."""
+    short = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
+    first, second, begun = (tmp_path / name / "last.pt" for name in ("first", "second", "begun"))
+    run(short, drawn_folder, first.parent)
+    run(dataclasses.replace(short, seed=1), drawn_folder, second.parent)
+    with pytest.raises(CheckpointError, match="was started from no checkpoint"):
+        run(short, drawn_folder, first.parent, start=Start(second))
+    run(short, drawn_folder, begun.parent, start=Start(first))
+    with pytest.raises(CheckpointError, match=r'was started from another checkpoint \(of "tiny pose"\)'):
+        run(short, drawn_folder, begun.parent, start=Start(second))
+    caplog.clear()
+    caplog.set_level("INFO")
+    run(short, drawn_folder, begun.parent, start=Start(first))  # the same command
+    run(short, drawn_folder, begun.parent)  # or a shorter one
+    assert "resumed" in caplog.text
+    assert "started" not in caplog.text
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(CheckpointError, match="was started from another checkpoint"):
+        run(short, drawn_folder, begun.parent, start=Start(first))
+
+
+def test_encoder_can_start_from_another_tasks_checkpoint_and_the_log_says_so(
+    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     pose = run(POSE, drawn_folder, tmp_path / "pose", max_hours=0.0)
     frozen = dataclasses.replace(DETECTOR, learning_rate=1e-9, ema_decay=0.0)
     detector = run(
         frozen, drawn_folder, tmp_path / "detector", max_hours=0.0, start=Start(tmp_path / "pose" / "last.pt")
     )
+    sizes, whole = ({name: value.shape for name, value in content["model"].items()} for content in (pose, detector))
+    shared = sizes.items() & whole.items()
+    assert f"started with {len(shared)} of {len(whole)} weights from" in caplog.text
+    assert "which is of another task: a pose network's, this is a detector's" in caplog.text
     name = "trunk.stages.0.0.conv3x3"
     torch.testing.assert_close(detector["model"][name], pose["ema"][name], rtol=1e-4, atol=1e-6)
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,8 @@ from training.joints import COCO
 from training.metrics import measured
 from training.pictures import DataError
 from training.pose_task import build_model, predict, score
+from training.restore import start_from
 from training.served import boxes_and_scores, coco_results, serve
-from training.train import start_from
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_slim_checkpoint_starts_another_run_and_exports_the_same_network(trained
     np.testing.assert_allclose(first[1], again[1], atol=0.01)
     recipe = recipe_from_dict(load_checkpoint(full)["recipe"])
     model = build_model(recipe)
-    start_from(model, thin)
+    start_from(model, "pose", thin)
     kept = json.loads((trained / "pose.json").read_text())["branch"]
     name = f"branches.{kept}.head.weight"
     torch.testing.assert_close(model.state_dict()[name], load_checkpoint(full)["ema"][name], atol=1e-3, rtol=1e-2)
@@ -152,6 +154,61 @@ def test_a_file_is_not_quantised_onto_itself(trained: Path, drawn_folder: Path) 
     assert result.exit_code == 2
     assert "need a name of their own" in result.output
     assert sha256(path) == before
+
+
+def refused(*arguments: object) -> str:
+    """The one line, beside progress bars, of a command that stops for what its user can mend."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("okdhp: ")]
+    return line
+
+
+def test_a_file_with_integers_is_not_quantised_again_and_nothing_is_left_of_the_try(
+    trained: Path, drawn_folder: Path, tmp_path: Path
+) -> None:
+    whole, small, again = trained / "detector.onnx", tmp_path / "small.onnx", tmp_path / "again.onnx"
+    okdhp("quantize", whole, small, "--data", drawn_folder, "--pictures", "4")
+    line = refused("quantize", small, again, "--data", drawn_folder, "--pictures", "4")
+    assert line == f"okdhp: {small}: has integer convolutions already; quantize the file that it was made of"
+    assert not list(tmp_path.glob("again*"))
+
+
+def test_a_broken_card_is_named(trained: Path, drawn_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(trained / "pose.onnx", tmp_path / "pose.onnx")
+    (tmp_path / "pose.json").write_text("{")
+    line = refused("quantize", tmp_path / "pose.onnx", tmp_path / "small.onnx", "--data", drawn_folder)
+    assert f"{tmp_path}/pose.json: this model card is not JSON" in line
+
+
+def test_a_network_of_the_other_kind_is_refused_before_anything_is_measured_or_learnt(
+    trained: Path, drawn_folder: Path, tmp_path: Path
+) -> None:
+    pose, detector = trained / "pose.onnx", trained / "detector.onnx"
+    a_pose, a_detector = (
+        f"okdhp: {path}: is a {kind} network, and a {wanted} network is wanted here"
+        for path, kind, wanted in ((pose, "pose", "detector"), (detector, "detector", "pose"))
+    )
+    assert refused("evaluate", "--data", drawn_folder, "--pose", detector) == a_detector
+    assert refused("evaluate", "--data", drawn_folder, "--pose", pose, "--detector", pose) == a_pose
+    recipe = tmp_path / "regions.toml"
+    text = TINY_RECIPE.replace("TASK", "pose").replace("KEPT", "a")
+    recipe.write_text(text.replace("holdout", "region_share = 0.3\nholdout"))
+    assert refused("train", recipe, "--data", drawn_folder, "--out", tmp_path / "run", "--detector", pose) == a_pose
+
+
+def test_an_exported_network_given_as_a_checkpoint_is_told_where_that_is(trained: Path, tmp_path: Path) -> None:
+    line = refused("export", trained / "pose.onnx", tmp_path / "again.onnx")
+    about = "not a readable checkpoint (a .pt file); an exported network's checkpoint lies beside it"
+    assert line == f"okdhp: {trained}/pose.onnx: {about}"
+
+
+def test_an_export_says_what_concerns_its_user_alone(trained: Path, tmp_path: Path) -> None:
+    """Not what PyTorch's exporter thinks of the graph."""
+    command = [sys.executable, "-m", "app.cli", "export", trained / "pose.pt", tmp_path / "again.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = "scores are calibrated as the bundled student's are: hold out more people to have their own\n"
+    assert (done.stdout, done.stderr) == ("{}\n", said)
 
 
 def evaluated(trained: Path, folder: Path, split: str) -> str:

@@ -15,9 +15,9 @@ from training.config import Branch, Encoder, Hourglass, Recipe, Stage, load_reci
 from training.datasets import load_dataset
 from training.joints import COCO
 from training.pose_network import build_model
-from training.restore import build_network
+from training.restore import build_network, start_from
 from training.teacher import load_teacher
-from training.train import start_from, train
+from training.train import train
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.toml"))
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -144,7 +144,7 @@ def test_bundled_weights_are_all_that_finetuning_starts_from(task: str) -> None:
     (path,) = [path for path in CONFIGS if path.stem == f"{task}-finetune"]
     wanted = build_network(load_recipe(path)).deployed("a").state_dict()
     model = build_network(load_recipe(path))
-    start_from(model, WEIGHTS / f"{task}.pt")
+    start_from(model, task, WEIGHTS / f"{task}.pt")
     bundled = load_checkpoint(WEIGHTS / f"{task}.pt")["ema"]
     started = model.state_dict()
     used = [name for name in started if name.startswith(("trunk.", "branches."))]

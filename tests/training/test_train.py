@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch._dynamo
+from drawn import changed
 from small_runs import DETECTOR, POSE, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -19,9 +21,11 @@ from model.okdhp import OKDHP
 from training.checkpoint import load_checkpoint
 from training.config import Recipe, Stage
 from training.data import held_pictures
+from training.divergence import NonFiniteLoss, check_finite, divergence_named
 from training.pictures import DataError
-from training.pose_task import PoseTask
-from training.train import NonFiniteLoss, check_finite, learning_rate
+from training.pose_task import PoseTask, build_model
+from training.snapshots import draw_boxes
+from training.train import learning_rate
 
 
 @pytest.mark.parametrize("recipe", [POSE, DETECTOR])
@@ -194,6 +198,36 @@ def test_learning_rate_warms_up_and_ends_at_nothing() -> None:
     assert learning_rate(recipe, 0.0, 0.0) < 0.01
     assert learning_rate(recipe, 0.1, 1.0) == pytest.approx(0.976, abs=0.001)
     assert learning_rate(recipe, 1.0, 3.0) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("recipe", "rate"), [(POSE, 1e4), (DETECTOR, 1e12)])
+def test_a_learning_rate_that_is_too_high_is_named_as_the_cause(
+    recipe: Recipe, rate: float, drawn_folder: Path, tmp_path: Path
+) -> None:
+    """Where the losses still are finite, decoding or drawing is the first to fail, or the next loss."""
+    with pytest.raises(NonFiniteLoss, match=re.escape(f"not finite; lower learning_rate, which is {rate:g}")):
+        run(dataclasses.replace(recipe, learning_rate=rate, warmup_epochs=0.0), drawn_folder, tmp_path)
+
+
+def test_a_failure_of_another_kind_keeps_its_own_name() -> None:
+    with pytest.raises(KeyError), divergence_named((build_model(POSE),), POSE.stages[0], epoch=0, rate=1.0):
+        raise KeyError("unforeseen")
+
+
+def test_where_nobody_is_annotated_no_smaller_batch_is_advised(drawn_folder: Path, tmp_path: Path) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["annotations"] = []
+
+    nobody = changed(drawn_folder, tmp_path / "nobody", edit)
+    with pytest.raises(DataError, match="nobody to learn poses from: of 0 annotated people none has"):
+        run(POSE, nobody, tmp_path / "run")
+    with pytest.raises(DataError, match="a detector learns from people's boxes, and there are none"):
+        run(DETECTOR, nobody, tmp_path / "run")
+
+
+def test_boxes_larger_than_opencvs_integers_are_drawn_as_far_as_the_picture_goes() -> None:
+    drawn = draw_boxes(np.zeros((20, 20, 3), np.uint8), np.array([[-1e12, 5.0, 1e12, 1e12]]))
+    assert drawn[5, 10].any() and not drawn[12, 10].any()
 
 
 def test_learning_rate_stays_until_the_cooldown() -> None:
