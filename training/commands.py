@@ -57,6 +57,8 @@ def run_training(
     if detector is not None:
         load_network(detector, "detector")
     cv2.setNumThreads(1)  # torch already uses every core
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads_beside(chosen))
     if chosen.type == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
@@ -91,6 +93,15 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name} was asked for, but PyTorch {torch.__version__} sees no CUDA device")
     return device
+
+
+def threads_beside(device: torch.device) -> int:
+    """How many threads one operation on the CPU takes where the network is on `device`.
+
+    Beside a GPU the CPU has tables of a few hundred rows: threads wait for one another longer than they work. On 16
+    cores, with another process there, a step of weights/pose.toml took 250 ms with all of them and 62 with one.
+    """
+    return 1 if device.type == "cuda" else torch.get_num_threads()
 
 
 def wants_amp(choice: str, device: torch.device) -> bool:

@@ -20,7 +20,7 @@ from app.settings import Settings
 from model.digest import sha256
 from training.calibration import MIN_OUTCOMES, TYPICAL
 from training.checkpoint import load_checkpoint
-from training.commands import pick_device, wants_amp
+from training.commands import pick_device, threads_beside, wants_amp
 from training.config import recipe_from_dict
 from training.data import held_pictures
 from training.datasets import load_dataset
@@ -343,6 +343,11 @@ def test_what_a_user_can_mend_is_said_in_one_line(
     assert result.exit_code == 2
     assert complaint in result.output.replace("\n", " ")
     assert "Traceback" not in result.output
+
+
+def test_beside_a_gpu_an_operation_on_the_cpu_takes_one_thread() -> None:
+    assert threads_beside(torch.device("cuda", 1)) == 1
+    assert threads_beside(torch.device("cpu")) == torch.get_num_threads()
 
 
 def test_bfloat16_is_used_where_asked_or_where_it_is_faster() -> None:

@@ -164,9 +164,9 @@ def test_the_bundled_large_network_is_the_heavy_branch_of_its_recipe() -> None:
     assert recipe_from_dict(card["recipe"]) == dataclasses.replace(recipe, name="pose", branches=heavy)
 
 
-def test_the_bundled_large_network_teaches_the_bundled_student() -> None:
-    """docs/weights.md: `--teacher weights/pose-large.pt`; the card names that file."""
-    teacher = load_teacher(WEIGHTS / "pose-large.pt", load_recipe(WEIGHTS / "pose.toml"), CPU)
+def test_the_bundled_teacher_teaches_the_bundled_student() -> None:
+    """docs/weights.md: `--teacher weights/pose-teacher.pt`; the card names that file."""
+    teacher = load_teacher(WEIGHTS / "pose-teacher.pt", load_recipe(WEIGHTS / "pose.toml"), CPU)
     assert teacher.heatmaps(torch.zeros(1, 3, 256, 192)).shape == (1, 17, 64, 48)
     assert json.loads((WEIGHTS / "pose.json").read_text())["trained"]["teacher"] == teacher.identity
 
