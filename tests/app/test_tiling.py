@@ -229,16 +229,16 @@ def test_people_at_the_border_of_a_large_picture_are_boxed_inside_it(tiny_models
 
 
 def test_somebody_small_in_a_large_photograph_is_found_by_default(real_models: dict[str, Path]) -> None:
-    """An astronaut of 140 pixels in a photograph of 1600 x 1200: not seen as a whole, and once in the tiles."""
+    """An astronaut of 140 pixels in a photograph of 1600 x 1200, on no seam: not seen as a whole, once in the tiles."""
     large = cv2.resize(data.coffee(), (1600, 1200), interpolation=cv2.INTER_CUBIC)
-    large[500:640, 900:1040] = cv2.resize(data.astronaut(), (140, 140), interpolation=cv2.INTER_AREA)
+    large[300:440, 900:1040] = cv2.resize(data.astronaut(), (140, 140), interpolation=cv2.INTER_AREA)
 
     async def use(pipeline: Pipeline) -> None:
         assert (await pipeline.people(large, Options(50, tiles=1))).people == ()
         for tiles in (None, 2, 4):
             (found,) = (await pipeline.people(large, Options(50, tiles=tiles))).people
             x, y = found.keypoints[0]
-            assert 930 < x < 990 and 510 < y < 560, "the nose"
+            assert 930 < x < 990 and 310 < y < 360, "the nose"
 
     with_pipeline(real_models, use)
 
