@@ -28,10 +28,11 @@ from torch.utils.data import Dataset as TorchDataset
 
 from app.geometry import crop_matrix, transform
 from training.commands import pick_device, wants_amp
-from training.config import Recipe, Stage, load_recipe
+from training.config import Recipe, Stage
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.pose_network import build_model
+from training.recipes import load_recipe
 from training.train import prepare, seeded, train_step
 
 ROOT = Path(__file__).parent.parent

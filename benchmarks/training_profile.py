@@ -20,9 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.training import ROOT, made_up, read_arguments, wait
 from training.commands import pick_device, wants_amp
-from training.config import Recipe, Stage, load_recipe
+from training.config import Recipe, Stage
 from training.data import Dataset
 from training.datasets import load_dataset
+from training.recipes import load_recipe
 from training.train import Run, batches, prepare, train_step
 
 KINDS = (  # the first whose word an operator's name contains

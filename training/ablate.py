@@ -20,12 +20,13 @@ from model.okdhp import OKDHP
 from training.ablation_table import Result, draw, markdown
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.commands import hardware, pick_device, wants_amp
-from training.config import Recipe, load_recipe, recipe_from_dict
+from training.config import Recipe
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.detector_task import DetectorTask
 from training.kept import kept_branch
 from training.pose_task import PoseTask, score_name
+from training.recipes import load_recipe, recipe_from_dict
 from training.restore import restore
 from training.rows import Row, ablation_rows
 from training.train import Start, train

@@ -9,7 +9,6 @@ import torch
 
 from app.settings import Settings
 from model.digest import sha256
-from training.config import load_recipe
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.evaluate import (
@@ -28,6 +27,7 @@ from training.pckh import Pckh
 from training.pose_crops import check_detector
 from training.pose_task import scored
 from training.proposals import regions_of
+from training.recipes import load_recipe
 from training.served import boxes_and_scores, coco_results, serve
 from training.teacher import check_teacher
 from training.train import Start, train

@@ -1,10 +1,7 @@
-"""A recipe: everything that decides what a training run learns, as values in a TOML file."""
+"""A recipe: everything that decides what a training run learns, as values (read from a file: training.recipes)."""
 
-import dataclasses
-import tomllib
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args
 
 from model.fau import FauForm
 from model.student import EncoderConfig, OwnConfig
@@ -13,12 +10,6 @@ from training.distillation import Distillation, SoftLoss
 NetworkName = Literal["student", "hourglass", "resnet18", "mobilenetv2", "shufflenetv2"]
 BEST = "best"
 CHANCES = "flip rotation half_body occlusion low_light noise blur mosaic close_up background".split()  # of Augment
-
-UNREAD = {  # by each task: a file that sets one of these expects what will not come
-    "pose": ("box_weight", "augment.mosaic", "augment.close_up"),
-    "detector": ("sigma", "hard_kl_weight", "absent_weight", "region_share", "unlabelled_weight")
-    + ("augment.scale", "augment.rotation", "augment.shift", "augment.half_body", "augment.background"),
-}
 
 
 class RecipeError(ValueError):
@@ -142,110 +133,110 @@ class Recipe:
 
     def __post_init__(self) -> None:
         names = [branch.name for branch in self.branches]
-        _require(self.task in ("pose", "detector"), f"task must be pose or detector, got {self.task!r}")
-        _require(len(self.stages) > 0, "a recipe needs at least one [[stages]]")
-        _require(len(names) > 0 and len(set(names)) == len(names), f"branches need distinct names, got {names}")
-        _require(BEST not in names, f'a branch cannot be called "{BEST}": kept = "{BEST}" chooses among them')
+        require(self.task in ("pose", "detector"), f"task must be pose or detector, got {self.task!r}")
+        require(len(self.stages) > 0, "a recipe needs at least one [[stages]]")
+        require(len(names) > 0 and len(set(names)) == len(names), f"branches need distinct names, got {names}")
+        require(BEST not in names, f'a branch cannot be called "{BEST}": kept = "{BEST}" chooses among them')
         kept = self.kept in (*names, BEST)
-        _require(kept, f"kept must be one of the branches {names} or {BEST!r}, got {self.kept!r}")
-        _require(self.kept != BEST or self.holdout > 0, f"kept = {BEST!r} is chosen on held-out people: holdout is 0")
-        _require(self.fau in get_args(FauForm), f"fau must be one of {get_args(FauForm)}, got {self.fau!r}")
-        _require(0 <= self.holdout < 0.5, f"holdout must be in [0, 0.5), got {self.holdout}")
-        _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
-        _require(self.absent_weight >= 0, f"absent_weight must be at least 0, got {self.absent_weight}")
+        require(kept, f"kept must be one of the branches {names} or {BEST!r}, got {self.kept!r}")
+        require(self.kept != BEST or self.holdout > 0, f"kept = {BEST!r} is chosen on held-out people: holdout is 0")
+        require(self.fau in get_args(FauForm), f"fau must be one of {get_args(FauForm)}, got {self.fau!r}")
+        require(0 <= self.holdout < 0.5, f"holdout must be in [0, 0.5), got {self.holdout}")
+        require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
+        require(self.absent_weight >= 0, f"absent_weight must be at least 0, got {self.absent_weight}")
         self._check_regions()
-        _require(0 < self.cooldown <= 1, f"cooldown must be in (0, 1], got {self.cooldown}")
-        _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
-        _require(self.learning_rate >= 0, f"learning_rate must be at least 0, got {self.learning_rate}")
-        _require(self.sigma > 0, f"sigma must be above 0, got {self.sigma}")
-        _require(self.evaluate_every > 0, f"evaluate_every must be above 0, got {self.evaluate_every}")
-        _require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
-        _require(self.augment.scale >= 0, f"augment.scale must be at least 0, got {self.augment.scale}")
+        require(0 < self.cooldown <= 1, f"cooldown must be in (0, 1], got {self.cooldown}")
+        require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        require(self.learning_rate >= 0, f"learning_rate must be at least 0, got {self.learning_rate}")
+        require(self.sigma > 0, f"sigma must be above 0, got {self.sigma}")
+        require(self.evaluate_every > 0, f"evaluate_every must be above 0, got {self.evaluate_every}")
+        require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
+        require(self.augment.scale >= 0, f"augment.scale must be at least 0, got {self.augment.scale}")
         for name in CHANCES:
             chance = getattr(self.augment, name)
-            _require(0 <= chance <= 1, f"augment.{name} is a probability, 0 to 1, got {chance}")
+            require(0 <= chance <= 1, f"augment.{name} is a probability, 0 to 1, got {chance}")
         self._check_network()
         self._check_distillation()
         step = 64 if self.network == "hourglass" else 2 ** len(self.encoder.widths)
         for stage in self.stages:
             whole = min(stage.height, stage.width) > 0 and stage.height % step == stage.width % step == 0
-            _require(whole, f"input sides must be above 0 and divisible by {step}, got {stage.height}x{stage.width}")
-            _require(stage.epochs > 0 and stage.batch > 1, f"epochs must be > 0 and batch > 1, got {stage}")
+            require(whole, f"input sides must be above 0 and divisible by {step}, got {stage.height}x{stage.width}")
+            require(stage.epochs > 0 and stage.batch > 1, f"epochs must be > 0 and batch > 1, got {stage}")
 
     def _check_network(self) -> None:
         """The keys of the chosen network are possible, and no other network's are set."""
         name, encoder, default = self.network, self.encoder, Encoder()
-        _require(name in get_args(NetworkName), f"network must be one of {get_args(NetworkName)}, got {name!r}")
-        _require(name == "student" or self.task == "pose", f"a detector's network is the student, got {name!r}")
+        require(name in get_args(NetworkName), f"network must be one of {get_args(NetworkName)}, got {name!r}")
+        require(name == "student" or self.task == "pose", f"a detector's network is the student, got {name!r}")
         if name == "hourglass":
-            _require(encoder == default, "an hourglass has no encoder; set [hourglass]")
+            require(encoder == default, "an hourglass has no encoder; set [hourglass]")
             for branch in self.branches:
                 plain = Branch(branch.name, stacks=branch.stacks)
-                _require(branch == plain, f"an hourglass branch has stacks, not widths and depth: branch {branch.name}")
-                _require(branch.stacks >= 1, f"a branch has at least one stack of its own, got {branch}")
+                require(branch == plain, f"an hourglass branch has stacks, not widths and depth: branch {branch.name}")
+                require(branch.stacks >= 1, f"a branch has at least one stack of its own, got {branch}")
             possible = self.hourglass.channels >= 4 and self.hourglass.channels % 4 == 0 and self.hourglass.shared >= 0
-            _require(possible, f"an hourglass has 4, 8, 12.. channels and shared >= 0 stacks, got {self.hourglass}")
+            require(possible, f"an hourglass has 4, 8, 12.. channels and shared >= 0 stacks, got {self.hourglass}")
             return
-        _require(self.hourglass == Hourglass(), f"[hourglass] is set, but the network is {name}")
-        _require(all(branch.stacks == 1 for branch in self.branches), f"stacks are an hourglass's, not {name}'s")
+        require(self.hourglass == Hourglass(), f"[hourglass] is set, but the network is {name}")
+        require(all(branch.stacks == 1 for branch in self.branches), f"stacks are an hourglass's, not {name}'s")
         student_pose = name == "student" and self.task == "pose"
         for branch in self.branches:
             possible = branch.shuffle == 1 or (student_pose and branch.shuffle in (2, 4))
-            _require(possible, f"shuffle is 1, or for the student's pose branches 2 or 4, got {branch}")
+            require(possible, f"shuffle is 1, or for the student's pose branches 2 or 4, got {branch}")
             possible = branch.features == 0 or (student_pose and branch.features > 0 and branch.depth > 0)
-            _require(possible, f"features are 0, or the student's pose branches' last convolution's, got {branch}")
+            require(possible, f"features are 0, or the student's pose branches' last convolution's, got {branch}")
         strides = {2 ** -len(branch.widths) / branch.shuffle for branch in self.branches}
-        _require(len(strides) == 1, "all branches must end at one resolution: give each the same widths and shuffle")
+        require(len(strides) == 1, "all branches must end at one resolution: give each the same widths and shuffle")
         levels = {len(branch.widths) for branch in self.branches}
         most = len(encoder.widths) - 2
-        _require(1 <= min(levels) <= most, f"a branch has 1 to {most} widths: it ends at stride 4 at the finest")
+        require(1 <= min(levels) <= most, f"a branch has 1 to {most} widths: it ends at stride 4 at the finest")
         for branch in self.branches:
             least = 0 if name == "student" else 1
             possible = min(branch.widths) > 0 and branch.depth >= least
-            _require(possible, f"a branch's widths must be above 0 and its depth at least {least}, got {branch}")
+            require(possible, f"a branch's widths must be above 0 and its depth at least {least}, got {branch}")
             self._check_own(branch.own)
             possible = branch.tower >= 0 and (branch.tower == 0 or self.task == "detector")
-            _require(possible, f"a tower is a detector's, of at least 0 convolutions, got {branch}")
+            require(possible, f"a tower is a detector's, of at least 0 convolutions, got {branch}")
         sizes = len(encoder.widths), len(encoder.depths)
-        _require(sizes in ((5, 5), (6, 6)), f"an encoder has 5 widths and depths, or 6, got {sizes[0]} and {sizes[1]}")
+        require(sizes in ((5, 5), (6, 6)), f"an encoder has 5 widths and depths, or 6, got {sizes[0]} and {sizes[1]}")
         if name == "student":
             even = not encoder.cross_stage or all(size % 2 == 0 for size in (*encoder.widths, *encoder.depths))
-            _require(even, f"with cross_stage an encoder's widths and depths are even, got {encoder}")
-            _require(encoder.multiplier == 1, "multiplier is for published encoders; the student has widths")
+            require(even, f"with cross_stage an encoder's widths and depths are even, got {encoder}")
+            require(encoder.multiplier == 1, "multiplier is for published encoders; the student has widths")
         else:
             given = Encoder(multiplier=encoder.multiplier)
-            _require(encoder == given, f"{name} has published widths and depths; set encoder.multiplier instead")
-            _require(encoder.multiplier > 0, f"encoder.multiplier must be above 0, got {encoder.multiplier}")
+            require(encoder == given, f"{name} has published widths and depths; set encoder.multiplier instead")
+            require(encoder.multiplier > 0, f"encoder.multiplier must be above 0, got {encoder.multiplier}")
 
     def _check_own(self, own: OwnConfig) -> None:
         if own == OwnConfig():
             return
-        _require(self.network == "student", f"a branch of {self.network} has no encoder of its own, got {own}")
+        require(self.network == "student", f"a branch of {self.network} has no encoder of its own, got {own}")
         levels = len(self.encoder.widths) - 1
         sizes = len(own.widths) == len(own.depths) == levels and min(own.widths) > 0 and min(own.depths) >= 0
-        _require(sizes, f"an own encoder has {levels} widths above 0 and {levels} depths, from stride 4 on, got {own}")
+        require(sizes, f"an own encoder has {levels} widths above 0 and {levels} depths, from stride 4 on, got {own}")
 
     def _check_regions(self) -> None:
-        _require(0 <= self.region_share < 1, f"region_share must be in [0, 1), got {self.region_share}")
+        require(0 <= self.region_share < 1, f"region_share must be in [0, 1), got {self.region_share}")
         if self.region_share > 0:
             able = self.network == "student" and self.task == "pose"
-            _require(able, f"region_share is for pose students, which have box heads, not for {self.network}")
+            require(able, f"region_share is for pose students, which have box heads, not for {self.network}")
             sizes = {(stage.height, stage.width) for stage in self.stages}
-            _require(len(sizes) == 1, f"region_share needs stages of one size: a box head sees no other, got {sizes}")
+            require(len(sizes) == 1, f"region_share needs stages of one size: a box head sees no other, got {sizes}")
 
     def _check_distillation(self) -> None:
         """The branches have somebody to learn from, and no part of the network is left without a loss."""
         how, alone = self.distillation, len(self.branches) == 1
-        _require(how in get_args(Distillation), f"distillation must be one of {get_args(Distillation)}, got {how!r}")
+        require(how in get_args(Distillation), f"distillation must be one of {get_args(Distillation)}, got {how!r}")
         soft = self.soft_loss in get_args(SoftLoss)
-        _require(soft, f"soft_loss must be one of {get_args(SoftLoss)}, got {self.soft_loss!r}")
-        _require(how != "mutual" or not alone, "mutual distillation needs at least two branches")
+        require(soft, f"soft_loss must be one of {get_args(SoftLoss)}, got {self.soft_loss!r}")
+        require(how != "mutual" or not alone, "mutual distillation needs at least two branches")
         weighed = how == "ensemble" or alone or self.fau == "mean"
-        _require(weighed, f'{how} distillation learns no weights of branches: set fau = "mean", got {self.fau!r}')
-        _require(self.unlabelled_weight >= 0, f"unlabelled_weight must be at least 0, got {self.unlabelled_weight}")
+        require(weighed, f'{how} distillation learns no weights of branches: set fau = "mean", got {self.fau!r}')
+        require(self.unlabelled_weight >= 0, f"unlabelled_weight must be at least 0, got {self.unlabelled_weight}")
         taught = self.soft_loss == "kl" and self.kd_weight > 0 and (how == "teacher" or not alone)
-        _require(self.unlabelled_weight == 0 or taught, "unlabelled_weight is of a KL from teachers, and there is none")
-        _require(self.kd_ramp > 0, f"kd_ramp must be above 0, got {self.kd_ramp}")
+        require(self.unlabelled_weight == 0 or taught, "unlabelled_weight is of a KL from teachers, and there is none")
+        require(self.kd_ramp > 0, f"kd_ramp must be above 0, got {self.kd_ramp}")
 
     @property
     def epochs(self) -> int:
@@ -261,60 +252,7 @@ class Recipe:
         raise IndexError("epoch past the last stage")
 
 
-def _require(truth: bool, message: str) -> None:
+def require(truth: bool, message: str) -> None:
+    """Raises RecipeError with `message` where `truth` is not."""
     if not truth:
         raise RecipeError(message)
-
-
-def load_recipe(path: Path) -> Recipe:
-    """Read a TOML recipe.
-
-    Raises RecipeError, naming the file, for unknown keys, wrong types, impossible values, and keys that the recipe's
-    task does not read.
-    """
-    try:
-        values = tomllib.loads(path.read_text())
-        recipe: Recipe = _build(Recipe, values, "")
-        _require_read(values, recipe.task)
-        shared = any(branch.own == OwnConfig() for branch in recipe.branches)
-        _require(shared, "every branch has an encoder of its own: one at least must learn on the shared one")
-    except (OSError, tomllib.TOMLDecodeError, RecipeError) as error:
-        raise RecipeError(f"{path}: {error}") from error
-    return recipe
-
-
-def _require_read(values: dict[str, Any], task: str) -> None:
-    given = {*values, *(f"augment.{name}" for name in values.get("augment", {}))}
-    unread = sorted(given & set(UNREAD[task]))
-    _require(not unread, f"a {task} recipe does not read {', '.join(unread)}")
-
-
-def recipe_from_dict(values: dict[str, Any]) -> Recipe:
-    """The inverse of dataclasses.asdict, for recipes stored in checkpoints."""
-    recipe: Recipe = _build(Recipe, values, "")
-    return recipe
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Make a `kind` of plain TOML values; the error names `where`."""
-    if dataclasses.is_dataclass(kind):
-        _require(isinstance(value, dict), f"{where or 'the recipe'} must be a table")
-        hints = get_type_hints(kind)
-        unknown = sorted(set(value) - set(hints))
-        _require(not unknown, f"unknown key {where}{unknown[0] if unknown else ''}; known are {', '.join(hints)}")
-        missing = [
-            f.name
-            for f in dataclasses.fields(kind)
-            if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        ]
-        _require(not missing, f"missing key {where}{missing[0] if missing else ''}")
-        return kind(**{key: _build(hints[key], item, f"{where}{key}.") for key, item in value.items()})  # type: ignore[operator]
-    label = where.rstrip(".")
-    if get_origin(kind) is tuple:
-        _require(isinstance(value, list | tuple), f"{label} must be a list, got {value!r}")
-        return tuple(_build(get_args(kind)[0], item, where) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    expected = str if get_origin(kind) is Literal else kind
-    _require(type(value) is expected, f"{label} must be {expected.__name__}, got {value!r}")
-    return value

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.config import recipe_from_dict
 from training.joints import COCO
+from training.recipes import recipe_from_dict
 from training.restore import joints_of
 
 if TYPE_CHECKING:  # the loop imports this file

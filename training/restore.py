@@ -7,8 +7,9 @@ from typing import Any
 from model.okdhp import OKDHP
 from training import detector_task, pose_network
 from training.checkpoint import CheckpointError, load_checkpoint
-from training.config import Recipe, recipe_from_dict
+from training.config import Recipe
 from training.joints import COCO, JOINT_SETS, JointSet
+from training.recipes import recipe_from_dict
 
 log = logging.getLogger("okdhp.train")
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from training.ablation_table import Result, gain, markdown
 from training.checkpoint import load_checkpoint
-from training.config import load_recipe
+from training.recipes import load_recipe
 
 RECIPE = """
 name = "tiny"

@@ -21,7 +21,6 @@ from model.digest import sha256
 from training.calibration import MIN_OUTCOMES, TYPICAL
 from training.checkpoint import load_checkpoint
 from training.commands import pick_device, threads_beside, wants_amp
-from training.config import recipe_from_dict
 from training.data import held_pictures
 from training.datasets import load_dataset
 from training.decoding import deployed_decoding
@@ -37,6 +36,7 @@ from training.joints import COCO
 from training.metrics import measured
 from training.pictures import DataError
 from training.pose_task import build_model, predict, score
+from training.recipes import recipe_from_dict
 from training.restore import start_from
 from training.served import boxes_and_scores, coco_results, serve
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.config import UNREAD, Augment, Recipe, RecipeError, Stage, load_recipe, recipe_from_dict
+from training.config import Augment, Recipe, RecipeError, Stage
 from training.pose_network import build_model
+from training.recipes import UNREAD, load_recipe, recipe_from_dict
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
 GOOD = 'name = "x"\ntask = "pose"\n[[stages]]\nepochs = 1\nheight = 64\nwidth = 32\n'

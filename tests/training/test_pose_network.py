@@ -11,10 +11,11 @@ import torch
 from model.export import deploy
 from model.student import OwnConfig
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import Branch, Encoder, Hourglass, Recipe, Stage, load_recipe, recipe_from_dict
+from training.config import Branch, Encoder, Hourglass, Recipe, Stage
 from training.datasets import load_dataset
 from training.joints import COCO
 from training.pose_network import build_model
+from training.recipes import load_recipe, recipe_from_dict
 from training.restore import build_network, start_from
 from training.teacher import load_teacher
 from training.train import train
