@@ -152,8 +152,8 @@ class Settings(BaseSettings):
             raise ValueError(f"POSE_MAX_DECODED_PIXELS ({self.max_decoded_pixels}) must hold {most}")
         if self.max_waiting < self.most_of_a_picture:
             looks = most_looks(self.max_tiles)
-            most = f"max_people ({self.max_people}) and, of POSE_MAX_TILES, {looks} looks, whichever is more"
-            raise ValueError(f"max_waiting ({self.max_waiting}) must hold one picture's {most}")
+            most = f"POSE_MAX_PEOPLE ({self.max_people}) and, of POSE_MAX_TILES, {looks} looks, whichever is more"
+            raise ValueError(f"POSE_MAX_WAITING ({self.max_waiting}) must hold one picture's {most}")
         return self
 
     @classmethod

@@ -31,3 +31,11 @@ def okdhp(*arguments: object) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def refused(*arguments: object) -> str:
+    """The one line, beside progress bars, of a command that stops for what its user can mend."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("okdhp: ")]
+    return line

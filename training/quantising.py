@@ -36,8 +36,10 @@ def run_quantise(path: Path, out: Path, data: Path, pictures: int) -> dict[str, 
     card = read_card(path)
     if "task" not in card:
         raise DataError(f"{path}: has no model card that names its task; okdhp export writes one")
+    size_wh = load_network(path, card["task"]).size_wh  # before the pictures, which take their time
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in onnx.load(str(path)).graph.node):
+        raise DataError(f"{path}: has integer convolutions already; quantize the file that it was made of")
     val, train = load_dataset(data, "val"), load_dataset(data, "train", limit=pictures)
-    size_wh = load_network(path, card["task"]).size_wh
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.onnx"
         _quantise(path, small, inputs(card["task"], train, size_wh))
@@ -55,8 +57,6 @@ def run_quantise(path: Path, out: Path, data: Path, pictures: int) -> dict[str, 
 
 def _quantise(path: Path, out: Path, pictures: Iterator[np.ndarray]) -> None:
     """Raises DataError for what the quantiser cannot do."""
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in onnx.load(str(path)).graph.node):
-        raise DataError(f"{path}: has integer convolutions already; quantize the file that it was made of")
     prepared = out.with_name("prepared.onnx")
     try:
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)

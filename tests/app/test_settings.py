@@ -120,7 +120,7 @@ def test_what_is_wrong_with_a_setting_is_said_in_our_words_alone() -> None:
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
     for contradiction, named in (
-        ({"max_waiting": 10}, "max_waiting"),
+        ({"max_waiting": 10}, "POSE_MAX_WAITING"),
         ({"max_waiting": 20, "max_people": 1}, "21"),  # looks: at the whole, 2 x 2 and 4 x 4 tiles
         ({"tiles": 5}, "POSE_MAX_TILES"),
         ({"max_tiles": 1}, "POSE_TILES"),

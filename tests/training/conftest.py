@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commandline import TINY_RECIPE, okdhp
 from drawn import write_folder
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "people"
@@ -31,3 +32,15 @@ def signals_as_they_were() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def trained(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """pose.onnx, detector.onnx, their cards and checkpoints, made by the commands; a test may add to them."""
+    folder = tmp_path_factory.mktemp("trained")
+    for task, kept in (("pose", "b"), ("detector", "best")):
+        recipe = folder / f"{task}.toml"
+        recipe.write_text(TINY_RECIPE.replace("TASK", task).replace("KEPT", kept))
+        okdhp("train", recipe, "--data", drawn_folder, "--out", folder / task, "--amp", "off", "--device", "cpu")
+        okdhp("export", folder / task / "last.pt", folder / f"{task}.onnx", "--data", drawn_folder)
+    return folder

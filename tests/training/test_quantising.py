@@ -1,0 +1,69 @@
+"""`okdhp quantize`: integers where they save time, the same answers, and clear refusals."""
+
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+from commandline import okdhp, refused
+from typer.testing import CliRunner
+
+from app.cli import app
+from model.digest import sha256
+
+
+@pytest.mark.parametrize("task", ["pose", "detector"])
+def test_quantised_file_has_integer_convolutions_and_finds_the_same(
+    trained: Path, drawn_folder: Path, task: str
+) -> None:
+    whole, small = trained / f"{task}.onnx", trained / f"{task}-int8.onnx"
+    okdhp("quantize", whole, small, "--data", drawn_folder, "--pictures", "8")
+    graph = onnx.load(str(small)).graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    inputs = [made_by.get(node.input[1], "") for node in graph.node if node.op_type == "Conv"]
+    heads = inputs.count("")
+    assert heads == {"pose": 1, "detector": 2}[task]
+    assert set(inputs) == {"", "DequantizeLinear"}
+    card, before = (json.loads(path.with_suffix(".json").read_text()) for path in (small, whole))
+    assert card["sha256"] == sha256(small)
+    assert card["precision"].startswith("int8")
+    assert {key: card[key] for key in ("input", "keypoints", "branch")} == {
+        key: before[key] for key in ("input", "keypoints", "branch")
+    }
+    (score,) = {"pose": ["oks_share/all"], "detector": ["recall_at_0.3_false"]}[task]
+    assert card["scores"][score] == pytest.approx(before["scores"][score], abs=0.1)
+
+
+def test_a_file_without_a_card_is_not_quantised(trained: Path, drawn_folder: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.onnx"
+    bare.write_bytes((trained / "pose.onnx").read_bytes())
+    result = CliRunner().invoke(app, ["quantize", str(bare), str(tmp_path / "o.onnx"), "--data", str(drawn_folder)])
+    assert result.exit_code == 2
+    assert "has no model card that names its task" in result.output
+
+
+def test_a_file_is_not_quantised_onto_itself(trained: Path, drawn_folder: Path) -> None:
+    path = trained / "pose.onnx"
+    before = sha256(path)
+    result = CliRunner().invoke(app, ["quantize", str(path), str(path), "--data", str(drawn_folder)])
+    assert result.exit_code == 2
+    assert "need a name of their own" in result.output
+    assert sha256(path) == before
+
+
+def test_a_file_with_integers_is_not_quantised_again_and_nothing_is_left_of_the_try(
+    trained: Path, drawn_folder: Path, tmp_path: Path
+) -> None:
+    whole, small, again = trained / "detector.onnx", tmp_path / "small.onnx", tmp_path / "again.onnx"
+    okdhp("quantize", whole, small, "--data", drawn_folder, "--pictures", "4")
+    line = refused("quantize", small, again, "--data", tmp_path)  # said before any picture is looked for
+    assert line == f"okdhp: {small}: has integer convolutions already; quantize the file that it was made of"
+    assert not list(tmp_path.glob("again*"))
+
+
+def test_a_broken_card_is_named(trained: Path, drawn_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(trained / "pose.onnx", tmp_path / "pose.onnx")
+    (tmp_path / "pose.json").write_text("{")
+    line = refused("quantize", tmp_path / "pose.onnx", tmp_path / "small.onnx", "--data", drawn_folder)
+    assert f"{tmp_path}/pose.json: this model card is not JSON" in line
