@@ -17,6 +17,7 @@ from app.engine import Engine
 from app.errors import ModelError, StartError
 from app.geometry import Floats, Image
 from app.skeleton import KEYPOINT_NAMES
+from app.suppression import people_of_cells
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RGB, 0..255
 COUNT = len(KEYPOINT_NAMES)
@@ -160,7 +161,7 @@ class PoseNetwork(Network):
 
 
 class DetectorNetwork(Network):
-    """Letterboxed pictures to boxes of people: outputs boxes and scores."""
+    """Letterboxed pictures to boxes of people: outputs boxes and scores, of which several may name one person."""
 
     task = "detector"
     DEFAULT_MIN_SCORE = 0.3
@@ -181,15 +182,15 @@ class DetectorNetwork(Network):
             )
 
     def run(self, canvases: list[Image]) -> list[Boxes]:
-        """The boxes of each letterboxed picture, without those that are not finite. Raises ModelError."""
+        """The people in each letterboxed picture, without boxes that are not finite. Raises ModelError."""
         outputs = self.outputs(canvases)
-        return [_sorted(*pair) for pair in zip(outputs["boxes"], outputs["scores"], strict=True)]
+        return [_people(*pair) for pair in zip(outputs["boxes"], outputs["scores"], strict=True)]
 
 
-def _sorted(boxes: NDArray[Any], scores: NDArray[Any]) -> Boxes:
-    good = np.flatnonzero(np.isfinite(boxes).all(-1) & np.isfinite(scores))
-    order = good[np.argsort(-scores[good], kind="stable")]
-    return Boxes(boxes[order].astype(np.float32), scores[order].astype(np.float32).clip(0, 1))
+def _people(boxes: NDArray[Any], scores: NDArray[Any]) -> Boxes:
+    good = np.isfinite(boxes).all(-1) & np.isfinite(scores)
+    found, sure = people_of_cells(boxes[good], scores[good].clip(0, 1))
+    return Boxes(found.astype(np.float32), sure.astype(np.float32))
 
 
 def decode_heatmaps(heatmaps: NDArray[Any], size_wh: tuple[int, int]) -> tuple[Floats, Floats]:

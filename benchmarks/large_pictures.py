@@ -25,7 +25,7 @@ from app.tiling import looks
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.evaluate import complete_pictures
-from training.metrics import Floats, outside_crowds, recall_at_false_rate
+from training.metrics import MIN_BOX_HEIGHT_PX, Floats, outside_crowds, recall_at_false_rate
 
 CELL_PX, CELLS = 512, 4
 PLACES = ((0, 0, 2), (2, 0, 2), *((column, row, 1) for row in (2, 3) for column in range(CELLS)))  # x, y, side: cells
@@ -73,7 +73,8 @@ async def measure(made: list[Scene], out: Path | None) -> None:
     await pipeline.warm()
     people, crowds = [one.people for one in made], [one.crowds for one in made]
     height, width = made[0].picture.shape[:2]
-    print(f"{len(made)} scenes of {width}x{height}, {sum(map(len, people))} people")
+    tall = sum(int((boxes[:, 3] - boxes[:, 1] > MIN_BOX_HEIGHT_PX).sum()) for boxes in people)
+    print(f"{len(made)} scenes of {width}x{height}, {tall} people")
     print("tiles  looks  recall at " + ", ".join(f"{rate:g}" for rate in RATES) + " false   median ms")
     try:
         for tiles in TILES:

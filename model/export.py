@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.box_head import BoxHead
-from model.decode import TEMPERATURE, TOP_K, decode_centres, decode_expected
+from model.decode import TEMPERATURE, decode_expected, surest_cells
 from model.layers import fuse
 from model.okdhp import OKDHP
 from model.student import Encoder, OwnEncoder, PoseBranch
@@ -76,7 +76,7 @@ class DeployedPose(nn.Module):
 
 
 class DeployedDetector(nn.Module):
-    """images (N, H, W, 3) uint8 RGB, letterboxed -> boxes (N, TOP_K, 4) xyxy in input pixels, scores, best first."""
+    """images (N, H, W, 3) uint8 RGB, letterboxed -> cells' boxes (N, K, 4) xyxy in input pixels, scores, best first."""
 
     inputs, outputs = "images", ("boxes", "scores")
 
@@ -86,7 +86,7 @@ class DeployedDetector(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         found = self.network(images.permute(0, 3, 1, 2).float())
-        return decode_centres(found.final, found.boxes, images.shape[1] / found.final.shape[2], TOP_K)
+        return surest_cells(found.final, found.boxes, images.shape[1] / found.final.shape[2])
 
 
 Deployed = DeployedPose | DeployedDetector

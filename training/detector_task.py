@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from model.decode import TOP_K, boxes_at_cells, decode_centres
+from app.suppression import people_of_cells
+from model.decode import boxes_at_cells, surest_cells
 from model.okdhp import OKDHP, Outputs
 from model.student import DecoderConfig, DetectorBranch, Encoder
 from training.augment import occlude, photometric, transform_points, uniform
@@ -151,9 +152,9 @@ class DetectorTask:
         outputs: Outputs = model.eval()(crops.float())
         branch = outputs.branches[student_of(self.recipe).name]
         assert branch.boxes is not None
-        found = decode_centres(branch.final, branch.boxes, size_hw[0] / branch.final.shape[2], TOP_K)
-        boxes, scores = (values.cpu().numpy() for values in found)
-        marked = [draw_boxes(im, b[s > DRAWN_SCORE]) for im, b, s in zip(pictures(crops), boxes, scores, strict=True)]
+        cells = surest_cells(branch.final, branch.boxes, size_hw[0] / branch.final.shape[2])
+        found = [people_of_cells(*one) for one in zip(*(values.cpu().numpy() for values in cells), strict=True)]
+        marked = [draw_boxes(im, b[s > DRAWN_SCORE]) for im, (b, s) in zip(pictures(crops), found, strict=True)]
         return grid(crops, marked, outputs.ensemble[:, 0].float())
 
 
@@ -161,7 +162,7 @@ class DetectorTask:
 def detect(
     model: OKDHP, pictures: Pictures, rows: Tensor, size_hw: tuple[int, int]
 ) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """For every branch, each picture's boxes (TOP_K, 4) xyxy in picture pixels and scores (TOP_K,)."""
+    """For every branch, each picture's people: boxes (N, 4) xyxy in picture pixels and scores (N,), best first."""
     model.eval()
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for chunk in torch.split(rows, 32):
@@ -172,7 +173,8 @@ def detect(
         for name, branch in outputs.branches.items():
             assert branch.boxes is not None
             stride = size_hw[0] / branch.final.shape[2]
-            boxes, scores = decode_centres(branch.final, branch.boxes, stride, TOP_K)
+            boxes, scores = surest_cells(branch.final, branch.boxes, stride)
             corners = transform_points(boxes.cpu().view(len(chunk), -1, 2), back).view(len(chunk), -1, 4)
-            found.setdefault(name, []).extend(zip(corners.numpy(), scores.cpu().numpy(), strict=True))
+            cells = zip(corners.numpy(), scores.cpu().numpy(), strict=True)
+            found.setdefault(name, []).extend(people_of_cells(*one) for one in cells)
     return found

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from app.geometry import Matrix, crop_matrix, invert, letterbox_matrix, transform, warp
+from app.suppression import people_of_cells
 from training.calibration import Bin, reliability, right_keypoints
 from training.data import PARTIAL_SOURCES, Dataset, People
 from training.joints import MPII, JointSet
@@ -119,12 +120,13 @@ def measure_poses(network: Network, dataset: Dataset) -> Measured:
 
 
 def find_people(network: Network, dataset: Dataset, pictures: list[int]) -> list[tuple[Floats, Floats]]:
-    """Boxes (K, 4) xyxy in picture pixels and scores (K,) for each of `pictures`."""
+    """Boxes (N, 4) xyxy in picture pixels and scores (N,) of the people in each of `pictures`, best first."""
     found = []
     for index in tqdm(pictures, "people", unit="picture"):
         image, matrix = letterboxed(dataset.pictures.picture(index), network.size_wh)
-        boxes, scores = network.run([image])
-        found.append((transform(boxes[0].reshape(-1, 2), invert(matrix)).reshape(-1, 4), scores[0]))
+        cells, confidence = network.run([image])
+        boxes, scores = people_of_cells(cells[0], confidence[0])
+        found.append((transform(boxes.reshape(-1, 2), invert(matrix)).reshape(-1, 4), scores))
     return found
 
 

@@ -18,7 +18,7 @@ Served = list[tuple[Person, ...]]  # each picture's people, best first
 
 def serve(pose: Path, detector: Path, dataset: Dataset, pictures: list[int]) -> Served:
     """The people the service finds in `pictures`, even those it would not report for their score."""
-    settings = Settings(pose_model=pose, detector_model=detector, provider="cpu", min_score=0.0)  # type: ignore[call-arg]
+    settings = Settings.load(pose_model=pose, detector_model=detector, provider="cpu", min_score=0.0)
     return asyncio.run(_serve(settings, dataset, pictures))
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.skeleton import OKS_SIGMAS
-from model.decode import BODY, TEMPERATURE, boxes_at_cells, decode_centres, decode_expected
+from model.decode import BODY, CELLS, TEMPERATURE, boxes_at_cells, decode_expected, surest_cells
 from training.decoding import Decode, decode_heatmaps
 from training.targets import keypoint_heatmaps
 
@@ -122,13 +122,18 @@ def test_box_map_is_read_as_offset_and_logarithmic_size() -> None:
     torch.testing.assert_close(found, torch.tensor([centre_x - 16, centre_y - 8, centre_x + 16, centre_y + 8]))
 
 
-def test_only_local_maxima_are_people_best_first() -> None:
-    centres = torch.zeros(1, 1, 6, 6)
-    centres[0, 0, 1, 1], centres[0, 0, 1, 2] = 0.6, 0.5  # neighbours: one person
-    centres[0, 0, 4, 4] = 0.9
-    boxes, scores = decode_centres(centres, torch.zeros(1, 4, 6, 6), 8.0, top_k=4)
-    torch.testing.assert_close(scores, torch.tensor([[0.9, 0.6, 0.0, 0.0]]))
+def test_the_surest_cells_come_first_neighbours_too() -> None:
+    centres = torch.zeros(1, 1, 20, 20)
+    centres[0, 0, 1, 1], centres[0, 0, 1, 2], centres[0, 0, 4, 4] = 0.6, 0.5, 0.9
+    boxes, scores = surest_cells(centres, torch.zeros(1, 4, 20, 20), 8.0)
+    assert boxes.shape == (1, CELLS, 4) and scores.shape == (1, CELLS)
+    torch.testing.assert_close(scores[0, :4], torch.tensor([0.9, 0.6, 0.5, 0.0]))
     torch.testing.assert_close(boxes[0, 0], torch.tensor([32.0, 32.0, 40.0, 40.0]))
+
+
+def test_a_small_input_has_fewer_cells() -> None:
+    boxes, scores = surest_cells(torch.rand(2, 1, 3, 5), torch.zeros(2, 4, 3, 5), 8.0)
+    assert boxes.shape == (2, 15, 4) and scores.shape == (2, 15)
 
 
 @pytest.mark.parametrize("decode", [decode_heatmaps, partial(decode_expected, sigmas=SIGMAS)])

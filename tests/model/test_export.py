@@ -13,6 +13,7 @@ from exported import CONFIG, PIXELS, SCORES, both, crops, lived_in
 from scipy.optimize import linear_sum_assignment
 
 from app.skeleton import OKS_SIGMAS
+from model.decode import CELLS
 from model.digest import sha256
 from model.export import Calibration, DeployedDetector, DeployedPose, cost, deploy, export_onnx
 from model.okdhp import OKDHP
@@ -52,7 +53,7 @@ def test_exported_detector_equals_torch(tmp_path: Path, count: int) -> None:
     deployed = deploy(detector_model(), "a", "detector")
     export_onnx(deployed, (160, 160), tmp_path / "detector.onnx")
     (boxes, scores), (expected, expected_scores) = both(deployed, tmp_path / "detector.onnx", crops(count, (160, 160)))
-    assert boxes.shape == (count, 50, 4)
+    assert boxes.shape == (count, CELLS, 4)
     assert (np.diff(scores, axis=1) <= 0).all()
     np.testing.assert_allclose(scores, expected_scores, atol=SCORES)
     for ours, theirs, certain in zip(boxes, expected, expected_scores > 0, strict=True):
