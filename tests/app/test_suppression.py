@@ -68,6 +68,13 @@ def test_of_very_many_the_surest_are_read() -> None:
     assert found[:, 0].tolist() == pytest.approx(corners[::-1][:MOST, 0].tolist())
 
 
+def test_what_so_many_cells_are_surer_of_hides_the_rest() -> None:
+    """What bounds the work: so many answers are compared, whoever gives more."""
+    near, other = (0, 0, 10, 20, 0.9), (50, 0, 60, 20, 0.5)
+    assert people_of_cells(*cells(*[near] * (CELLS - 1), other))[1].tolist() == pytest.approx([0.9, 0.5])
+    assert people_of_cells(*cells(*[near] * CELLS, other))[1].tolist() == pytest.approx([0.9])
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 120))
 def test_people_come_best_first_each_near_a_cell_of_that_score(seed: int, count: int) -> None:
     random = np.random.default_rng(seed)
