@@ -19,8 +19,8 @@ def people_of_cells(boxes_xyxy: Array, scores: Array) -> tuple[Array, Array]:
 
     Greedy non-maximum suppression, and each box the mean of the cells' that name the same person, by their scores and
     by how alike they are (He et al., "Bounding Box Regression with Uncertainty", CVPR 2019, section 3.3). A person
-    behind another is often no peak of the scores, but a shoulder of the other's: only the boxes tell them apart. What
-    was suppressed before stays as it is.
+    behind another is often no peak of the scores, but a shoulder of the other's: only the boxes tell them apart. The
+    answers of a file that suppresses by itself are read in the same way.
     """
     order = np.argsort(-scores, kind="stable")[:CELLS]
     boxes, sure = boxes_xyxy[order], scores[order]

@@ -149,6 +149,14 @@ def test_evaluate_prints_a_row_for_each_source_and_the_whole_pipeline(trained: P
     assert "AP" in said
 
 
+def test_evaluate_says_which_of_the_service_s_settings_it_does_not_understand(
+    trained: Path, drawn_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = ("--pose", trained / "pose.onnx", "--detector", trained / "detector.onnx")
+    monkeypatch.setenv("POSE_MAX_PEEPLE", "3")
+    assert refused("evaluate", "--data", drawn_folder, *networks) == "okdhp: unknown setting POSE_MAX_PEEPLE"
+
+
 def test_evaluate_measures_the_whole_pipeline_on_a_folder_that_names_no_source(
     trained: Path, drawn_folder: Path, tmp_path: Path
 ) -> None:
