@@ -20,7 +20,7 @@ REDUCED_LITTLE = 2.0  # picture pixels a pixel of the detector's input: up to he
 CLOSEST = 1.5  # the same: the fewest tiles that come so close are the most, as closer ones find little more
 NEAR_EDGE = 0.04  # of a tile's sides: a box that ends so near to an edge inside the picture may be somebody cut there
 SMALL = 0.25  # of the input's shorter side: who is larger is left to the look at the whole, a tile may show a part
-SAME_PERSON_IOU = 0.3  # of boxes from two looks; between those of one look nothing is asked
+SAME_PERSON_IOU = 0.3  # of boxes from two looks; those of one look are told apart before (app.suppression)
 
 Size = tuple[int, int]  # width, height
 
