@@ -17,7 +17,6 @@ from app.engine import Engine
 from app.errors import ModelError, StartError
 from app.geometry import Floats, Image
 from app.skeleton import KEYPOINT_NAMES
-from app.suppression import people_of_cells
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RGB, 0..255
 COUNT = len(KEYPOINT_NAMES)
@@ -101,7 +100,7 @@ class CropPose:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes (K, 4) x1, y1, x2, y2 in input pixels and their scores (K,), best first."""
+    """Boxes (K, 4) x1, y1, x2, y2 in input pixels and their scores (K,), in no order. Several may name one person."""
 
     boxes_xyxy: Floats
     scores: Floats
@@ -161,7 +160,7 @@ class PoseNetwork(Network):
 
 
 class DetectorNetwork(Network):
-    """Letterboxed pictures to boxes of people: outputs boxes and scores, of which several may name one person."""
+    """Letterboxed pictures to boxes of people: outputs boxes and scores. Who they are tells app.suppression."""
 
     task = "detector"
     DEFAULT_MIN_SCORE = 0.3
@@ -182,15 +181,14 @@ class DetectorNetwork(Network):
             )
 
     def run(self, canvases: list[Image]) -> list[Boxes]:
-        """The people in each letterboxed picture, without boxes that are not finite. Raises ModelError."""
+        """The boxes in each letterboxed picture, without those that are not finite. Raises ModelError."""
         outputs = self.outputs(canvases)
-        return [_people(*pair) for pair in zip(outputs["boxes"], outputs["scores"], strict=True)]
+        return [_finite(*pair) for pair in zip(outputs["boxes"], outputs["scores"], strict=True)]
 
 
-def _people(boxes: NDArray[Any], scores: NDArray[Any]) -> Boxes:
+def _finite(boxes: NDArray[Any], scores: NDArray[Any]) -> Boxes:
     good = np.isfinite(boxes).all(-1) & np.isfinite(scores)
-    found, sure = people_of_cells(boxes[good], scores[good].clip(0, 1))
-    return Boxes(found.astype(np.float32), sure.astype(np.float32))
+    return Boxes(boxes[good].astype(np.float32), scores[good].astype(np.float32).clip(0, 1))
 
 
 def decode_heatmaps(heatmaps: NDArray[Any], size_wh: tuple[int, int]) -> tuple[Floats, Floats]:

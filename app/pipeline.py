@@ -13,14 +13,15 @@ from app import images, metrics
 from app.engine import Engine, available_cpus
 from app.geometry import Floats, Image, crop_matrix, invert, transform, warp_each, warp_looks
 from app.mending import Mended, mended_boxes
-from app.models import DetectorNetwork, Network, PoseNetwork
+from app.models import Boxes, DetectorNetwork, Network, PoseNetwork
 from app.places import Places
 from app.scoring import distinct, person_scores
 from app.settings import Settings
 from app.sightings import person_boxes
 from app.skeleton import KEYPOINT_NAMES
 from app.stage import Stage
-from app.tiling import each_once, looks
+from app.suppression import people_of_cells
+from app.tiling import Look, each_once, looks
 from app.workers import Workers
 
 
@@ -219,12 +220,8 @@ class Pipeline:
         asked = time.perf_counter()
         parts = looks((image.shape[1], image.shape[0]), self.detector.size_wh, tiles)
         answers = await self._detect.answers(image, [part.to_input for part in parts], deadline)
-        started = time.perf_counter()
         least = self.detector.min_score if min_score is None else min_score
-        pairs = zip(parts, answers.results, strict=True)
-        seen = [part.people(found.boxes_xyxy, found.scores, least) for part, found in pairs]
-        boxes, scores = each_once(seen, max_people)
-        metrics.postprocess_seconds.labels("detector").observe(time.perf_counter() - started)
+        boxes, scores = await self.workers.run(_people_seen, parts, answers.results, least, max_people)
         return Detections(boxes, scores, *_times_ms(asked, answers.queued_s))
 
     async def pose(self, image: Image, boxes_xyxy: Floats, *, deadline: float | None = None) -> Poses:
@@ -257,6 +254,14 @@ class Pipeline:
 def _decode(data: bytes, header: images.Header) -> Image:
     with metrics.decode_seconds.time():
         return images.decode_as(data, header)
+
+
+def _people_seen(parts: list[Look], answers: list[Boxes], min_score: float, most: int) -> tuple[Floats, Floats]:
+    """Boxes (N, 4) in picture pixels and scores (N,), best first, of the people whom the detector's `answers` show."""
+    with metrics.postprocess_seconds.labels("detector").time():
+        told_apart = [people_of_cells(answer.boxes_xyxy, answer.scores, min_score) for answer in answers]
+        seen = [part.people(*found, min_score) for part, found in zip(parts, told_apart, strict=True)]
+        return each_once(seen, most)
 
 
 def _times_ms(asked: float, queued_s: float) -> tuple[float, float]:

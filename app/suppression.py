@@ -14,8 +14,10 @@ WORTH = 0.5  # share of a person's score from which a cell has a vote
 Array = NDArray[np.floating]
 
 
-def people_of_cells(boxes_xyxy: Array, scores: Array) -> tuple[Array, Array]:
+def people_of_cells(boxes_xyxy: Array, scores: Array, min_score: float = 0.0) -> tuple[Array, Array]:
     """Boxes (N, 4) and scores (N,), best first, of the people whom a detector's answers (K, 4) and (K,) name.
+
+    Those of at least `min_score`: a higher one only saves time.
 
     Greedy non-maximum suppression, and each box the mean of the cells' that name the same person, by their scores and
     by how alike they are (He et al., "Bounding Box Regression with Uncertainty", CVPR 2019, section 3.3). A person
@@ -23,10 +25,11 @@ def people_of_cells(boxes_xyxy: Array, scores: Array) -> tuple[Array, Array]:
     answers of a file that suppresses by itself are read in the same way.
     """
     order = np.argsort(-scores, kind="stable")[:CELLS]
+    order = order[scores[order] >= WORTH * min_score]  # of the others none has a vote
     boxes, sure = boxes_xyxy[order], scores[order]
     alike = iou(boxes, boxes)  # (K, K)
     left, kept = np.ones(len(boxes), bool), list[int]()
-    for row in range(len(boxes)):
+    for row in range(int((sure >= min_score).sum())):
         if left[row] and len(kept) < MOST:
             kept.append(row)
             left &= alike[row] < SAME_PERSON

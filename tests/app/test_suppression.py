@@ -75,12 +75,27 @@ def test_what_so_many_cells_are_surer_of_hides_the_rest() -> None:
     assert people_of_cells(*cells(*[near] * CELLS, other))[1].tolist() == pytest.approx([0.9])
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 120))
-def test_people_come_best_first_each_near_a_cell_of_that_score(seed: int, count: int) -> None:
+def crowd(seed: int, count: int) -> tuple[Floats, Floats]:
+    """As many boxes of any size and score, many of them on each other."""
     random = np.random.default_rng(seed)
     corners = random.uniform(0, 300, (count, 2))
     boxes = np.concatenate([corners, corners + random.uniform(5, 200, (count, 2))], 1).astype(np.float32)
-    scores = random.uniform(0, 1, count).astype(np.float32)
+    return boxes, random.uniform(0, 1, count).astype(np.float32)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 250), st.floats(0, 1))
+def test_who_is_sure_enough_is_the_same_whether_or_not_the_others_are_asked_for(
+    seed: int, count: int, min_score: float
+) -> None:
+    found, sure = people_of_cells(*crowd(seed, count))
+    asked, asked_sure = people_of_cells(*crowd(seed, count), min_score)
+    assert asked_sure.tolist() == sure[sure >= min_score].tolist()
+    np.testing.assert_allclose(asked, found[sure >= min_score], rtol=1e-5)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 120))
+def test_people_come_best_first_each_near_a_cell_of_that_score(seed: int, count: int) -> None:
+    boxes, scores = crowd(seed, count)
     found, sure = people_of_cells(boxes, scores)
     assert (np.diff(sure) <= 0).all() and sure[0] == scores.max()
     own = boxes[[int(np.flatnonzero(scores == score)[0]) for score in sure]]
