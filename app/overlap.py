@@ -1,4 +1,4 @@
-"""How much two boxes, or two poses, are the same: IoU, nesting, OKS."""
+"""How much two boxes, keypoints or poses are the same: IoU, nesting, OKS."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,12 @@ def oks(
     `seen` (..., 17), and `size_px` (...), the square root of the person's area. With no point in common it is 0. All
     shapes are broadcast. After COCO's evaluation code.
     """
+    similarity = keypoint_similarity(keypoints, others, size_px) * seen
+    return np.asarray(similarity.sum(axis=-1) / np.maximum(seen.sum(axis=-1), 1))
+
+
+def keypoint_similarity(keypoints: NDArray[np.floating], others: NDArray[np.floating], size_px: Array | float) -> Array:
+    """What each keypoint brings to `oks`: (..., 17) in 0..1."""
     squared = ((keypoints - others) ** 2).sum(axis=-1)  # (..., 17)
     spread = 2 * OKS_SIGMAS * np.asarray(size_px)[..., None]
-    similarity = np.exp(-squared / (2 * spread**2)) * seen
-    return np.asarray(similarity.sum(axis=-1) / np.maximum(seen.sum(axis=-1), 1))
+    return np.asarray(np.exp(-squared / (2 * spread**2)))

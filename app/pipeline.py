@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,9 +13,10 @@ from app import images, metrics
 from app.engine import Engine, available_cpus
 from app.geometry import Floats, Image, crop_matrix, invert, transform, warp_each, warp_looks
 from app.mending import Mended, mended_boxes
+from app.merging import Finds, each_person_once
 from app.models import Boxes, DetectorNetwork, Network, PoseNetwork
 from app.places import Places
-from app.scoring import distinct, person_scores
+from app.scoring import person_scores
 from app.settings import Settings
 from app.sightings import person_boxes
 from app.skeleton import KEYPOINT_NAMES
@@ -177,13 +178,13 @@ class Pipeline:
         boxes_xyxy, certain = detections.boxes_xyxy, detections.scores
         if poses.mended is not None:
             boxes_xyxy, certain = poses.mended.boxes_xyxy, certain * poses.mended.trust
-        scores = person_scores(poses.scores, certain)
-        kept = [row for row in distinct(poses.keypoints, poses.scores, scores, boxes_xyxy) if scores[row] >= least]
-        kept = kept[: options.max_people]
-        boxes_xyxy, sure = boxes_xyxy[kept], Poses(poses.keypoints[kept], poses.scores[kept])
+        finds = Finds(boxes_xyxy, person_scores(poses.scores, certain), poses.keypoints, poses.scores)
+        people = each_person_once(finds)  # best first
+        people = people.rows(np.flatnonzero(people.scores >= least)[: options.max_people])
+        boxes_xyxy = people.boxes_xyxy
         if poses.mended is None:
-            boxes_xyxy = person_boxes(boxes_xyxy, sure.keypoints, sure.scores, image.shape[1::-1])
-        found = _people(boxes_xyxy, sure, scores[kept])
+            boxes_xyxy = person_boxes(boxes_xyxy, people.keypoints, people.keypoint_scores, image.shape[1::-1])
+        found = _people(replace(people, boxes_xyxy=boxes_xyxy))
         metrics.people_per_image.observe(len(found))
         queue_ms = detections.queue_ms + poses.queue_ms
         return People(found, {"queue": queue_ms, "detect": detections.work_ms, "pose": poses.work_ms})
@@ -246,7 +247,7 @@ class Pipeline:
     async def _people_in(self, image: Image, boxes_xyxy: Floats, deadline: float | None) -> People:
         """Exactly one person per given box, in their order, whatever the scores."""
         poses = await self.pose(image, boxes_xyxy, deadline=deadline)
-        people = _people(boxes_xyxy, poses, person_scores(poses.scores))
+        people = _people(Finds(boxes_xyxy, person_scores(poses.scores), poses.keypoints, poses.scores))
         metrics.people_per_image.observe(len(people))
         return People(people, {"queue": poses.queue_ms, "detect": 0.0, "pose": poses.work_ms})
 
@@ -269,6 +270,6 @@ def _times_ms(asked: float, queued_s: float) -> tuple[float, float]:
     return queued_s * 1e3, (time.perf_counter() - asked - queued_s) * 1e3
 
 
-def _people(boxes_xyxy: Floats, poses: Poses, scores: Floats) -> tuple[Person, ...]:
-    rows = zip(scores.tolist(), boxes_xyxy, poses.keypoints, poses.scores, strict=True)
+def _people(finds: Finds) -> tuple[Person, ...]:
+    rows = zip(finds.scores.tolist(), finds.boxes_xyxy, finds.keypoints, finds.keypoint_scores, strict=True)
     return tuple(Person(*row) for row in rows)

@@ -10,14 +10,11 @@ import tiny
 from serving import encoded, picture, with_pipeline
 
 from app.errors import BadImage, DeadlinePassed, Draining, StartError
-from app.geometry import Floats
-from app.overlap import oks
 from app.pipeline import Options, Pipeline
-from app.scoring import EVERY_KEYPOINT, distinct, person_scores
+from app.scoring import person_scores
 from app.settings import Settings
 from app.sightings import person_boxes
 
-POSE = np.random.default_rng(0).uniform(0, 100, (17, 2)).astype(np.float32)
 BOX = np.array([0, 0, 100, 100], np.float32)
 
 
@@ -153,51 +150,6 @@ def test_networks_in_each_others_place_stop_the_start(tiny_models: dict[str, Pat
     swapped = {"pose_model": tiny_models["detector_model"], "detector_model": tiny_models["pose_model"]}
     with pytest.raises(StartError, match="a detector gives boxes"):
         with_pipeline(swapped, lambda pipeline: pipeline.detect(picture(), max_people=1))
-
-
-def test_oks_is_one_for_the_same_pose_and_falls_with_distance() -> None:
-    similar = oks(POSE, np.stack([POSE, POSE + 3, POSE + 100]), EVERY_KEYPOINT, np.full(3, 100.0))
-    assert similar[0] == pytest.approx(1) and 1 > similar[1] > 0.5 and similar[2] < 0.01
-
-
-def test_oks_agrees_with_cocos_definition() -> None:
-    from app.skeleton import OKS_SIGMAS
-
-    other, area = POSE + np.random.default_rng(1).normal(0, 5, POSE.shape).astype(np.float32), 5000.0
-    terms = []
-    for (x1, y1), (x2, y2), sigma in zip(POSE, other, OKS_SIGMAS, strict=True):
-        terms.append(np.exp(-((x1 - x2) ** 2 + (y1 - y2) ** 2) / (2 * area * (2 * sigma) ** 2)))
-    assert oks(POSE, other[None], EVERY_KEYPOINT, np.sqrt([area]))[0] == pytest.approx(np.mean(terms), rel=1e-4)
-
-
-def sure(people: int) -> Floats:
-    return np.full((people, 17), 0.9, np.float32)
-
-
-def test_of_a_person_found_twice_the_better_stays() -> None:
-    keypoints = np.stack([POSE + 1, POSE, POSE + 60])
-    assert distinct(keypoints, sure(3), np.float32([0.5, 0.9, 0.7]), np.stack([BOX, BOX, BOX + 60])) == [1, 2]
-
-
-def test_a_person_found_whole_and_as_an_upper_half_is_one_by_the_keypoints_that_both_are_sure_of() -> None:
-    upper = POSE + np.where(np.arange(17) < 11, 1, 40)[:, None]  # hips and legs are guesses
-    keypoints, boxes = np.stack([POSE, upper]).astype(np.float32), np.stack([BOX, BOX * [1, 1, 1, 0.5]])
-    scores, certain = np.float32([0.9, 0.5]), sure(2)
-    assert distinct(keypoints, certain, scores, boxes) == [0, 1], "by all keypoints they are two"
-    certain[1, 11:] = 0.1
-    assert distinct(keypoints, certain, scores, boxes) == [0]
-    certain[1, 4:] = 0.1
-    assert distinct(keypoints, certain, scores, boxes) == [0, 1], "four keypoints are too few to tell"
-
-
-def test_a_child_before_an_adult_is_not_the_same_person() -> None:
-    child = POSE * 0.3 + 35
-    assert distinct(np.stack([POSE, child]), sure(2), np.float32([0.9, 0.8]), np.stack([BOX, BOX * 0.3 + 35])) == [0, 1]
-
-
-def test_nobody_is_distinct_from_nobody() -> None:
-    nobody = np.empty((0, 17, 2), np.float32)
-    assert distinct(nobody, sure(0), np.empty(0, np.float32), np.empty((0, 4), np.float32)) == []
 
 
 def test_a_persons_score_is_the_detectors_times_the_mean_of_the_keypoints() -> None:
