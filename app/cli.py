@@ -183,6 +183,25 @@ def average(
 
 
 @app.command()
+def fit_boxes(
+    checkpoint: Annotated[Path, typer.Argument(help="a pose network with a box head", exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Argument(help="the checkpoint to write, for okdhp export")],
+    data: DataFolder,
+    detector: Annotated[Path, typer.Option(help="the exported detector to fit to", exists=True, dir_okay=False)],
+    steps: Annotated[int, typer.Option(min=1, help="each of one batch")] = 2400,
+    batch: Annotated[int, typer.Option(min=2, help="of the detector's proposals")] = 96,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+) -> None:
+    """Fit a pose network's box head to a detector, such as one of your own; its poses stay as they are."""
+    commands = _commands()
+    from training.box_fitting import fit_boxes
+
+    with _one_line_errors():
+        fit_boxes(checkpoint, out, data, detector, commands.pick_device(device), steps, batch)
+        typer.echo(out)
+
+
+@app.command()
 def ablate(
     recipe: Annotated[Path, typer.Argument(help="an OKDHP network's recipe, such as training/configs/ablation.toml")],
     data: DataFolder,

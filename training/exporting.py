@@ -117,7 +117,7 @@ def _training(content: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
             "torch": content["torch"],
             "commit": _commit(),
             "seed": recipe.seed,
-            **{name: content[name] for name in ("teacher", "detector", "averaged") if content.get(name)},
+            **{name: content[name] for name in ("teacher", "detector", "averaged", "boxes") if content.get(name)},
             "before": content.get("before", []),
         },
         "held_out": last_scores(content["history"]),

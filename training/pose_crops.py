@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from training.augment import person_crops, transform_points, uniform
-from training.box_task import Regions, Wanted, mirrored_maps, random_looks, wanted
+from training.augment import occlude, person_crops, photometric, transform_points, uniform
+from training.box_task import Regions, Wanted, end_at_floor, mirrored_maps, random_looks, wanted
 from training.config import Augment, Recipe, RecipeError
 from training.data import PARTIAL_SOURCES, Dataset, People
 from training.joints import JointSet
@@ -39,7 +39,7 @@ class PoseCrops:
 
     def __init__(self, dataset: Dataset, people: People, augment: Augment, regions: Regions | None) -> None:
         self.people, self.everyone, self.augment, self.joints = people, dataset.people, augment, dataset.joints
-        self.regions, self.size_wh, self.listed = regions, dataset.pictures.size_wh, listed_people(dataset)
+        self.regions, self.pictures, self.listed = regions, dataset.pictures, listed_people(dataset)
         self.asked, self.asked_of_everyone = asked_keypoints(people), asked_keypoints(dataset.people)
         self.complete = torch.from_numpy(~np.isin(people.sources, PARTIAL_SOURCES))
 
@@ -50,7 +50,7 @@ class PoseCrops:
         absent = self.asked[rows] & ~labelled
         if config.background > 0:
             empty = uniform(generator, len(rows), 0, 1) < config.background
-            places = backgrounds(self.listed, self.size_wh, people.picture[rows], generator)
+            places = backgrounds(self.listed, self.pictures.size_wh, people.picture[rows], generator)
             empty &= places.isfinite().all(1) & self.complete[rows]
             boxes = torch.where(empty[:, None], places, boxes)
             labelled, absent = labelled & ~empty[:, None], absent | empty[:, None]
@@ -71,6 +71,13 @@ class PoseCrops:
         absent = self.asked_of_everyone[who] & ~people.labelled[who] & shown[:, None]
         mirrored = maps[:, 0, 0] < 0
         return Crops(looks.picture, maps, mirrored, looks.floor, people.keypoints[who], labelled, absent), target
+
+    def images(self, crops: Crops, size_hw: tuple[int, int], generator: Generator) -> Tensor:
+        """The crops (B, 3, H, W), float 0..255, covered and their colours changed at random."""
+        images = self.pictures.sample(crops.picture, crops.maps, size_hw).float()
+        if crops.floor.isfinite().any():
+            images = end_at_floor(images, crops.floor, crops.maps)
+        return occlude(photometric(images, self.augment, generator), self.augment, generator)
 
 
 def keypoint_targets(crops: Crops, joints: JointSet) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from model.okdhp import OKDHP, Outputs
-from training.augment import crop_matrices, occlude, photometric, transform_points
-from training.box_task import Regions, end_at_floor, region_losses
+from training.augment import crop_matrices, transform_points
+from training.box_task import Regions, region_losses
 from training.config import Recipe, Stage
 from training.data import Dataset, People
 from training.decoding import Decode, deployed_decoding
@@ -66,16 +66,14 @@ class PoseTask:
         "absent" (B, K): which keypoints are known to be out of sight, so that their heatmaps should be empty. The
         first crops, by the recipe's region_share, are of regions: "region/boxes", "region/near", "region/counts".
         """
-        size, config = (stage.height, stage.width), self.recipe.augment
+        size = stage.height, stage.width
         count = round(self.recipe.region_share * len(rows))
         crops, targets = self.crops.of_people(rows[count:], size, generator), {}
         if count:
             looked, wanted = self.crops.of_regions(count, size, generator)
             crops = Crops(*(torch.cat(pair) for pair in zip(looked, crops, strict=True)))
             targets = {f"region/{name}": getattr(wanted, name) for name in ("boxes", "near", "counts")}
-        images = self.pictures.sample(crops.picture, crops.maps, size).float()
-        images = end_at_floor(images, crops.floor, crops.maps) if count else images
-        images = occlude(photometric(images, config, generator), config, generator)
+        images = self.crops.images(crops, size, generator)
         targets |= keypoint_targets(crops, self.joints)
         return images, {name: value.to(images.device, non_blocking=True) for name, value in targets.items()}
 

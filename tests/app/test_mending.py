@@ -94,6 +94,21 @@ def test_a_found_person_has_the_mended_box_and_a_score_weighed_by_its_fit(mendin
     with_pipeline(mending_models, use)
 
 
+def test_somebody_whom_the_detector_proposes_twice_is_answered_once(
+    mending_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """A box around the person, and one that is far too large: to the box head both show the same."""
+    close, far = (4.0, 8.0, 40.0, 80.0), (0.0, 0.0, 80.0, 96.0)
+    detector = tiny.make_fixed_detector(tmp_path / "detector.onnx", 96, [close, far])
+
+    async def use(pipeline: Pipeline) -> None:
+        image = picture(96, 96, boxes=(PERSON,))
+        assert len((await pipeline.detect(image, max_people=5)).scores) == 2
+        assert len((await pipeline.people(image, Options(5))).people) == 1
+
+    with_pipeline({**mending_models, "detector_model": detector}, use)
+
+
 def followed(models: dict[str, Path], frames: int) -> list[TrackedPerson]:
     """The one person of a still picture, in each of a stream's `frames`; the detector sees the first."""
     settings = Settings(provider="cpu", min_score=0.0, **models)  # type: ignore[arg-type]

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny
 from commandline import TINY_RECIPE, okdhp
 from drawn import write_folder
+from mending import PLACES, RECIPE, SIDE
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "people"
 
@@ -43,4 +45,17 @@ def trained(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         recipe.write_text(TINY_RECIPE.replace("TASK", task).replace("KEPT", kept))
         okdhp("train", recipe, "--data", drawn_folder, "--out", folder / task, "--amp", "off", "--device", "cpu")
         okdhp("export", folder / task / "last.pt", folder / f"{task}.onnx", "--data", drawn_folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with people, detector.onnx, and pose/last.pt and pose.onnx that came of them."""
+    folder = tmp_path_factory.mktemp("mended")
+    data = write_folder(folder / "people", 60)
+    tiny.make_fixed_detector(folder / "detector.onnx", SIDE, PLACES)
+    (folder / "pose.toml").write_text(RECIPE.replace("epochs = 4", "epochs = 12"))
+    arguments = ("--data", data, "--detector", folder / "detector.onnx", "--amp", "off")
+    okdhp("train", folder / "pose.toml", "--out", folder / "pose", *arguments)
+    okdhp("export", folder / "pose" / "last.pt", folder / "pose.onnx", "--data", data)
     return folder

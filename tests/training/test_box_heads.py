@@ -4,58 +4,25 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
 import torch
-from commandline import TINY_RECIPE, okdhp
-from drawn import write_folder
+from commandline import okdhp
+from mending import PLACES, RECIPE, SIDE, overlaps
 from small_runs import POSE
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.geometry import crop_matrix, invert, transform, warp
 from model.digest import sha256
 from training import proposals
 from training.checkpoint import load_checkpoint
 from training.config import Stage
 from training.data import load_coco
-from training.evaluate import find_people, load_network
-from training.losses import box_iou
 from training.teacher import load_teacher
-
-# About where the drawn people are in a letterboxed picture, and once where nobody is.
-PLACES = [(10.0, 15.0, 40.0, 66.0), (50.0, 20.0, 80.0, 76.0), (22.0, 8.0, 44.0, 50.0), (60.0, 60.0, 80.0, 90.0)]
-RECIPE = TINY_RECIPE.replace("TASK", "pose").replace("KEPT", "a").replace("holdout", "region_share = 0.5\nholdout")
-SIDE = 96
-
-
-@pytest.fixture(scope="module")
-def mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with people, detector.onnx, and pose/last.pt and pose.onnx that came of them."""
-    folder = tmp_path_factory.mktemp("mended")
-    data = write_folder(folder / "people", 60)
-    tiny.make_fixed_detector(folder / "detector.onnx", SIDE, PLACES)
-    (folder / "pose.toml").write_text(RECIPE.replace("epochs = 4", "epochs = 12"))
-    arguments = ("--data", data, "--detector", folder / "detector.onnx", "--amp", "off")
-    okdhp("train", folder / "pose.toml", "--out", folder / "pose", *arguments)
-    okdhp("export", folder / "pose" / "last.pt", folder / "pose.onnx", "--data", data)
-    return folder
 
 
 def test_the_deployed_file_mends_what_the_detector_proposes(mended: Path) -> None:
-    people, network = load_coco(mended / "people", "val"), load_network(mended / "pose.onnx")
-    detector, given, answered, fits = load_network(mended / "detector.onnx"), [], [], []
-    for index, (boxes, _) in enumerate(find_people(detector, people, list(range(len(people.pictures))))):
-        maps = [crop_matrix(box, network.size_wh) for box in boxes]
-        picture = people.pictures.picture(index)
-        _, _, own, fit = network.run([warp(picture, matrix, network.size_wh) for matrix in maps])
-        own = np.stack([transform(b.reshape(2, 2), invert(m)).ravel() for b, m in zip(own, maps, strict=True)])
-        listed = people.people.boxes[people.people.picture == index]
-        for pair, found in ((given, boxes), (answered, own)):
-            pair.append(box_iou(torch.tensor(found)[:, None].float(), listed[None]).max(1).values)
-        fits.append(torch.tensor(fit))
-    before, after, fit = (torch.cat(values) for values in (given, answered, fits))
+    before, after, fit = overlaps(mended / "pose.onnx", mended / "detector.onnx", mended / "people")
     near = before > 0.3
     assert 60 < near.sum() < len(before)
     assert after[near].mean() > before[near].mean() + 0.05

@@ -1,0 +1,100 @@
+"""A trained student's box head is fitted to another detector, and nothing else of it changes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from commandline import okdhp
+from mending import PLACES, SIDE, overlaps
+from small_runs import POSE, run
+from typer.testing import CliRunner
+
+from app.cli import app
+from model.digest import sha256
+from training.checkpoint import load_checkpoint
+
+LOW = [(x1, y1 + 14, x2, y2 + 14) for x1, y1, x2, y2 in PLACES]  # another one's boxes begin below the heads
+
+
+@pytest.fixture(scope="module")
+def fitted(mended: Path) -> Path:
+    """A folder with low.onnx, head.pt, the student's box head fitted to it, and fitted.onnx."""
+    folder = mended / "fitted"
+    folder.mkdir()
+    tiny.make_fixed_detector(folder / "low.onnx", SIDE, LOW)
+    arguments = ("--data", mended / "people", "--detector", folder / "low.onnx", "--steps", 120, "--batch", 24)
+    okdhp("fit-boxes", mended / "pose" / "last.pt", folder / "head.pt", *arguments)
+    okdhp("export", folder / "head.pt", folder / "fitted.onnx", "--data", mended / "people")
+    return folder
+
+
+def test_it_mends_the_new_detector_s_boxes_better_than_before(mended: Path, fitted: Path) -> None:
+    given, before, _ = overlaps(mended / "pose.onnx", fitted / "low.onnx", mended / "people")
+    _, after, fit = overlaps(fitted / "fitted.onnx", fitted / "low.onnx", mended / "people")
+    near = given > 0.3
+    assert near.sum() > 40
+    assert after[near].mean() > before[near].mean() + 0.02
+    assert fit[near].mean() > fit[~near].mean() + 0.1
+
+
+def test_all_but_the_box_heads_is_as_it_was(mended: Path, fitted: Path) -> None:
+    before, after = (load_checkpoint(path)["ema"] for path in (mended / "pose" / "last.pt", fitted / "head.pt"))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(".box_head." in name for name in changed)
+    assert {name.split(".")[1] for name in changed} == {"a", "b"}, "every branch's"
+
+
+def test_the_card_says_what_it_was_fitted_to(mended: Path, fitted: Path) -> None:
+    old, new = (json.loads(path.read_text()) for path in (mended / "pose.json", fitted / "fitted.json"))
+    expected = {"detector": sha256(fitted / "low.onnx"), "steps": 120, "batch": 24}
+    assert new["trained"]["boxes"] == expected | {"before": sha256(mended / "pose" / "last.pt")}
+    assert new["recipe"] == old["recipe"] and new["held_out"] == old["held_out"] != {}
+    assert "boxes" not in old["trained"]
+
+
+def test_a_bundled_checkpoint_will_do(mended: Path, fitted: Path, tmp_path: Path) -> None:
+    """The slim one beside an exported file has half precision and one branch alone."""
+    arguments = ("--data", mended / "people", "--detector", fitted / "low.onnx", "--steps", 1, "--batch", 8)
+    okdhp("fit-boxes", mended / "pose.pt", tmp_path / "again.pt", *arguments)
+    okdhp("export", tmp_path / "again.pt", tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").exists()
+
+
+def test_interrupted_it_writes_what_it_has_learnt(mended: Path, fitted: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "app.cli", "fit-boxes", mended / "pose" / "last.pt", tmp_path / "boxes.pt"]
+    options = ["--data", mended / "people", "--detector", fitted / "low.onnx", "--steps", "100000", "--batch", "8"]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, bufsize=1) as fitting:
+        assert fitting.stderr is not None
+        said = ""
+        while "boxes:" not in said or "step/s" not in said:
+            said += fitting.stderr.read(1)
+        os.kill(fitting.pid, signal.SIGINT)
+        said += fitting.stderr.read()
+        assert fitting.wait(60) == 0
+    done = load_checkpoint(tmp_path / "boxes.pt")["boxes"]["steps"]
+    assert 0 < done < 100000 and f"stopped after step {done} of 100000" in said
+
+
+def refused(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["fit-boxes", *map(str, arguments)])
+    assert result.exit_code == 2
+    return result.output.replace("\n", "")
+
+
+def test_what_has_no_box_head_or_is_no_detector_is_refused_in_one_line(
+    mended: Path, fitted: Path, drawn_folder: Path, tmp_path: Path
+) -> None:
+    run(POSE, drawn_folder, tmp_path / "plain", max_hours=0.0)
+    data, detector = ("--data", mended / "people"), ("--detector", fitted / "low.onnx")
+    said = refused(tmp_path / "plain" / "last.pt", tmp_path / "x.pt", *data, *detector)
+    assert "has no box head: its recipe has region_share = 0" in said
+    said = refused(mended / "pose" / "last.pt", tmp_path / "x.pt", *data, "--detector", mended / "pose.onnx")
+    assert "is a pose network, and a detector network is wanted here" in said
+    assert not (tmp_path / "x.pt").exists()

@@ -1,0 +1,107 @@
+"""`okdhp fit-boxes`: a pose network's box heads learn to mend another detector's boxes; its poses stay as they are."""
+
+import logging
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from model.box_head import BoxHead
+from model.digest import sha256
+from model.okdhp import OKDHP
+from model.student import Decoder, PoseBranch
+from training.box_task import region_losses
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.config import Recipe, RecipeError
+from training.datasets import load_dataset
+from training.evaluate import load_network
+from training.pose_crops import PoseCrops
+from training.proposals import regions_of
+from training.restore import restore
+from training.train import seeded, stop_on_signal
+
+log = logging.getLogger("okdhp.train")
+
+LEARNING_RATE, WEIGHT_DECAY, WARMUP_STEPS = 1e-3, 0.02, 100
+SHOWN_EVERY = 50  # steps over which the losses beside the progress bar are averaged
+
+
+def fit_boxes(
+    checkpoint: Path, out: Path, data: Path, detector: Path, device: torch.device, steps: int, batch: int
+) -> None:
+    """Write `checkpoint` with box heads fitted to the exported `detector` to `out`.
+
+    Only they learn: from what it proposes in the split train of the COCO-format folder `data`, but for the pictures
+    that the recipe held out; what they read from is as in deployment. The rate falls along a cosine over `steps`, each
+    of `batch` proposals. SIGTERM and SIGINT end it after the step under way, and what was learnt by then is written.
+    Raises RecipeError for a network without box heads, DataError and CheckpointError.
+    """
+    content = load_checkpoint(checkpoint)
+    recipe, model = restore(content)
+    if recipe.region_share == 0:
+        raise RecipeError(f"{checkpoint}: has no box head: its recipe has region_share = 0")
+    load_network(detector, "detector")  # before the pictures, which take their time
+    dataset = load_dataset(data, "train", device)
+    regions = regions_of(detector, dataset, recipe.holdout, out.with_name("regions.pt"))
+    crops = PoseCrops(dataset, dataset.people, recipe.augment, regions)
+    model.to(device)
+    done = learn(model, crops, recipe, steps, batch)
+    about = {"detector": sha256(detector), "steps": done, "batch": batch, "before": sha256(checkpoint)}
+    weights = {name: value.cpu() for name, value in model.state_dict().items()}
+    save_checkpoint(out, content | {"ema": weights, "model": {}, "optimiser": {}, "boxes": about})
+
+
+def learn(model: OKDHP, crops: PoseCrops, recipe: Recipe, steps: int, batch: int) -> int:
+    """Train the box heads of `model` in place, and nothing else; returns after how many steps it was stopped."""
+    heads = box_heads(model)
+    model.eval().requires_grad_(False)
+    learnt = [parameter for _, head in heads.values() for parameter in head.train().requires_grad_().parameters()]
+    optimiser = torch.optim.AdamW(learnt, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    size_hw, device = (recipe.stages[-1].height, recipe.stages[-1].width), learnt[0].device
+    stop, shown = stop_on_signal(), Tensor()
+    with tqdm(total=steps, desc="boxes", unit="step", mininterval=0.5) as bar:
+        for step in range(steps):
+            generator = seeded(recipe.seed, 0, step)
+            looked, target = crops.of_regions(batch, size_hw, generator)
+            images = crops.images(looked, size_hw, generator).to(device, memory_format=torch.channels_last)
+            targets = {f"region/{name}": getattr(target, name).to(device) for name in ("boxes", "near", "counts")}
+            with torch.no_grad():
+                features = model.trunk(images).features
+            terms = torch.stack([term for one in heads.values() for term in head_terms(*one, features, targets)])
+            for group in optimiser.param_groups:
+                group["lr"] = LEARNING_RATE * min(1, (step + 1) / WARMUP_STEPS) * falling(step / steps)
+            optimiser.zero_grad()
+            terms.sum().backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            shown = terms.detach() if step == 0 else shown.lerp(terms.detach(), 1 / SHOWN_EVERY)
+            bar.set_postfix_str(" ".join(f"{value:.4f}" for value in shown.tolist()), refresh=False)
+            bar.update()
+            if stop():
+                log.warning("stopped after step %d of %d", step + 1, steps)
+                return step + 1
+    return steps
+
+
+def box_heads(model: OKDHP) -> dict[str, tuple[Decoder, BoxHead]]:
+    """Of every branch that has a box head: the decoder whose coarsest features it reads, and the head."""
+    return {
+        name: (branch.decoder, branch.box_head)
+        for name, branch in model.branches.items()
+        if isinstance(branch, PoseBranch) and branch.box_head is not None
+    }
+
+
+def head_terms(
+    decoder: Decoder, head: BoxHead, features: tuple[Tensor, ...], targets: dict[str, Tensor]
+) -> list[Tensor]:
+    """The head's loss terms (training.box_task) on the trunk's features of regions."""
+    with torch.no_grad():
+        coarsest = decoder.pyramid(features)[0]
+    return list(region_losses(head(coarsest), targets).values())
+
+
+def falling(fraction: float) -> float:
+    """From 1 to 0 along a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * fraction))
