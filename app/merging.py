@@ -38,21 +38,13 @@ def each_person_once(finds: Finds) -> Finds:
     is: one that has the knees elsewhere says nothing of the knees.
     """
     finds = finds.rows(np.argsort(-finds.scores, kind="stable"))
-    overlaps = np.triu(iou(finds.boxes_xyxy, finds.boxes_xyxy), 1)  # (N, N), of a find and those less sure
-    first, second = np.nonzero(overlaps)  # (P,): who lies apart is somebody else, and most do
-    similar = _similarities(finds, first, second)  # (P, 17)
-    alike = overlaps / 2
-    alike[first, second] += _oks(finds, first, second, similar) / 2
-    surest = _surest(alike)
-    like_surest = np.ones((len(surest), len(KEYPOINT_NAMES)))
-    again = surest[second] == first
-    like_surest[second[again]] = similar[again]
-    alike[np.diag_indices_from(alike)] = 1
+    alike, similar = _likeness(finds)
+    surest, rows = _surest(alike), np.arange(len(alike))
     kept = np.unique(surest)
     whose = (surest == kept[:, None]).astype(np.float64)  # (K, N)
     scores = finds.scores.astype(np.float64) + TINY
-    for_boxes = scores * alike[surest, np.arange(len(surest))]  # (N,)
-    for_keypoints = scores[:, None] * (finds.keypoint_scores + TINY) * like_surest  # (N, 17)
+    for_boxes = scores * alike[surest, rows]  # (N,)
+    for_keypoints = scores[:, None] * (finds.keypoint_scores + TINY) * similar[surest, rows]  # (N, 17)
     return replace(
         finds.rows(kept),
         boxes_xyxy=_means(whose, for_boxes[:, None], finds.boxes_xyxy),
@@ -77,22 +69,28 @@ def _surest(alike: Array) -> NDArray[np.intp]:
     return owner
 
 
-def _similarities(finds: Finds, first: Rows, second: Rows) -> Array:
-    """How like each other's the keypoints of pairs of finds are: (P, 17), 0..1.
+def _likeness(finds: Finds) -> tuple[Array, Array]:
+    """How like each find is those that are less sure, by poses and boxes (N, N), and its keypoints theirs (N, N, 17).
 
-    The area is the smaller of the two boxes', so that who stands before another is not taken for that one.
+    Of finds that come best first; each is like itself by 1. Who lies apart is somebody else, and most do: they have 0.
     """
+    alike = np.triu(iou(finds.boxes_xyxy, finds.boxes_xyxy), 1)
+    similar = np.zeros((*alike.shape, len(KEYPOINT_NAMES)))
+    pairs = first, second = np.nonzero(alike)
     sizes = sizes_px(np.asarray(finds.boxes_xyxy, np.float64))
-    smaller = np.minimum(sizes[first], sizes[second])
-    return keypoint_similarity(finds.keypoints[first], finds.keypoints[second], smaller)
+    smaller = np.minimum(sizes[first], sizes[second])  # who stands before another is not taken for that one
+    similar[pairs] = keypoint_similarity(finds.keypoints[first], finds.keypoints[second], smaller)
+    sure = finds.keypoint_scores >= SURE
+    alike[pairs] = (alike[pairs] + _oks(similar[pairs], sure[first] & sure[second])) / 2
+    for matrix in (alike, similar):
+        matrix[np.diag_indices(len(matrix))] = 1
+    return alike, similar
 
 
-def _oks(finds: Finds, first: Rows, second: Rows, similar: Array) -> Array:
-    """OKS (P,) over the keypoints of which both are SURE, if those are ENOUGH_SURE, else over all.
+def _oks(similar: Array, both_sure: NDArray[np.bool_]) -> Array:
+    """OKS (P,) over the keypoints (P, 17) of which both are sure, if those are ENOUGH_SURE, else over all.
 
     Who was found whole and as an upper half, too, has legs in one of the two only.
     """
-    sure = finds.keypoint_scores >= SURE
-    both = sure[first] & sure[second]  # (P, 17)
-    both |= both.sum(-1, keepdims=True) < ENOUGH_SURE
-    return np.asarray((similar * both).sum(-1) / both.sum(-1))
+    compared = both_sure | (both_sure.sum(-1, keepdims=True) < ENOUGH_SURE)
+    return np.asarray((similar * compared).sum(-1) / compared.sum(-1))

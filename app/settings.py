@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     intra_op_threads: int = Field(0, ge=0, description="CPU threads per network; 0: what the container may use")
 
     min_score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
-        0.19, description="people with a smaller score are not reported, unless a client sets min_score"
+        0.18, description="people with a smaller score are not reported, unless a client sets min_score"
     )
     max_batch: Count = Field(16, description="crops or pictures in one run of a network")
     max_delay_ms: float = Field(
