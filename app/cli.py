@@ -197,7 +197,7 @@ def fit_boxes(
     from training.box_fitting import fit_boxes
 
     with _one_line_errors():
-        fit_boxes(checkpoint, out, data, detector, commands.pick_device(device), steps, batch)
+        fit_boxes(checkpoint, out, data, detector, commands.device_to_train_on(device), steps, batch)
         typer.echo(out)
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,7 +18,7 @@ from model.export import cost, deploy
 from model.okdhp import OKDHP
 from training.ablation_table import Result, draw, markdown
 from training.checkpoint import CheckpointError, load_checkpoint
-from training.commands import hardware, pick_device, wants_amp
+from training.commands import device_to_train_on, hardware, wants_amp
 from training.config import Recipe
 from training.data import Dataset
 from training.datasets import load_dataset
@@ -63,8 +62,7 @@ def run_ablation(
     chosen = choose(ablation_rows(base, load_recipe(teacher) if teacher else None, init is not None), rows)
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {seeds}")
-    cv2.setNumThreads(1)  # torch already uses every core
-    where = pick_device(device)
+    where = device_to_train_on(device)
     train_set, val_set = load_dataset(data, "train", where, limit), load_dataset(data, "val", where, limit)
     size = f"{len(train_set.people)} people of {data.name}, split train, {len(val_set.people)} of split val"
     about = {"data": size, "hardware": hardware(where)}

@@ -51,14 +51,11 @@ def run_training(
     detector: Path | None = None,
 ) -> Path:
     """Train `recipe` on the split train of the COCO-format or MPII folder `data`; returns the checkpoint's path."""
-    chosen, values = pick_device(device), load_recipe(recipe)  # before the pictures, which take their time
+    chosen, values = device_to_train_on(device), load_recipe(recipe)  # before the pictures, which take their time
     check_detector(values, detector is not None)
     check_teacher(values, teacher)
     if detector is not None:
         load_network(detector, "detector")
-    cv2.setNumThreads(1)  # torch already uses every core
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads_beside(chosen))
     if chosen.type == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
@@ -80,6 +77,15 @@ def run_training(
         compiled=compiled,
         about=about,
     )
+
+
+def device_to_train_on(name: str) -> torch.device:
+    """`pick_device`, and this process has the threads that suit it. Raises ValueError likewise."""
+    device = pick_device(name)
+    cv2.setNumThreads(1)  # torch already uses every core
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads_beside(device))
+    return device
 
 
 def pick_device(name: str) -> torch.device:
