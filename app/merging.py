@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.geometry import Floats
-from app.overlap import Array, iou, keypoint_similarity
+from app.overlap import TINY, Array, iou, keypoint_similarity
 from app.sightings import sizes_px
 from app.skeleton import KEYPOINT_NAMES
 
 SAME_PERSON = 0.5  # of two finds: the mean of their poses' OKS and their boxes' IoU from which they show one person
 SURE, ENOUGH_SURE = 0.3, 5  # of a keypoint's score; of keypoints, for two poses to be held side by side by them
-TINY = 1e-9
 
 Rows = NDArray[np.intp]
 

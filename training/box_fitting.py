@@ -1,7 +1,6 @@
 """`okdhp fit-boxes`: a pose network's box heads learn to mend another detector's boxes; its poses stay as they are."""
 
 import logging
-import math
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import Recipe, RecipeError
 from training.datasets import load_dataset
 from training.evaluate import load_network
+from training.losses import falling
 from training.pose_crops import PoseCrops
 from training.proposals import regions_of
 from training.restore import restore
@@ -57,7 +57,7 @@ def learn(model: OKDHP, crops: PoseCrops, recipe: Recipe, steps: int, batch: int
     """Train the box heads of `model` in place, and nothing else; returns after how many steps it was stopped."""
     heads = box_heads(model)
     model.eval().requires_grad_(False)
-    learnt = [parameter for _, head in heads.values() for parameter in head.train().requires_grad_().parameters()]
+    learnt = [parameter for _, head in heads for parameter in head.train().requires_grad_().parameters()]
     optimiser = torch.optim.AdamW(learnt, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     size_hw, device = (recipe.stages[-1].height, recipe.stages[-1].width), learnt[0].device
     stop, shown = stop_on_signal(), Tensor()
@@ -69,7 +69,7 @@ def learn(model: OKDHP, crops: PoseCrops, recipe: Recipe, steps: int, batch: int
             targets = {f"region/{name}": getattr(target, name).to(device) for name in ("boxes", "near", "counts")}
             with torch.no_grad():
                 features = model.trunk(images).features
-            terms = torch.stack([term for one in heads.values() for term in head_terms(*one, features, targets)])
+            terms = torch.stack([term for one in heads for term in head_terms(*one, features, targets)])
             for group in optimiser.param_groups:
                 group["lr"] = LEARNING_RATE * min(1, (step + 1) / WARMUP_STEPS) * falling(step / steps)
             optimiser.zero_grad()
@@ -84,13 +84,13 @@ def learn(model: OKDHP, crops: PoseCrops, recipe: Recipe, steps: int, batch: int
     return steps
 
 
-def box_heads(model: OKDHP) -> dict[str, tuple[Decoder, BoxHead]]:
+def box_heads(model: OKDHP) -> list[tuple[Decoder, BoxHead]]:
     """Of every branch that has a box head: the decoder whose coarsest features it reads, and the head."""
-    return {
-        name: (branch.decoder, branch.box_head)
-        for name, branch in model.branches.items()
+    return [
+        (branch.decoder, branch.box_head)
+        for branch in model.branches.values()
         if isinstance(branch, PoseBranch) and branch.box_head is not None
-    }
+    ]
 
 
 def head_terms(
@@ -100,8 +100,3 @@ def head_terms(
     with torch.no_grad():
         coarsest = decoder.pyramid(features)[0]
     return list(region_losses(head(coarsest), targets).values())
-
-
-def falling(fraction: float) -> float:
-    """From 1 to 0 along a cosine."""
-    return 0.5 * (1 + math.cos(math.pi * fraction))

@@ -74,6 +74,11 @@ def pixelwise_kl(student: Heatmaps, teacher: Heatmaps, weight: Tensor) -> Tensor
     return (divergence * weight).sum() / group_mean(weight.sum()).clamp_min(1.0)
 
 
+def falling(fraction: float) -> float:
+    """From 1 to 0 along a cosine, as `fraction` goes from 0 to 1."""
+    return 0.5 * (1 + math.cos(math.pi * fraction))
+
+
 def ramp_up(progress: float) -> float:
     """Consistency ramp exp(-5 (1 - t)^2) for t = 0..1, then 1 (Laine and Aila, ICLR 2017; OKDHP section 3.3)."""
     return math.exp(-5.0 * (1.0 - min(max(progress, 0.0), 1.0)) ** 2)

@@ -25,7 +25,7 @@ from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
 from training.divergence import check_finite, divergence_named
 from training.ema import EMA
-from training.losses import ramp_up
+from training.losses import falling, ramp_up
 from training.pictures import DataError
 from training.pose_crops import check_detector
 from training.pose_task import MIN_TRAINED_HEIGHT_PX, MIN_TRAINED_POINTS, PoseTask
@@ -253,7 +253,7 @@ def learning_rate(recipe: Recipe, fraction: float, epochs_done: float) -> float:
     """Linear warm-up, constant, then a cosine to zero over the run's last part; fraction 0..1 of all steps."""
     warmup = min(1.0, (epochs_done + 1e-3) / recipe.warmup_epochs) if recipe.warmup_epochs > 0 else 1.0
     cooled = max(0.0, 1 - (1 - fraction) / recipe.cooldown)
-    return recipe.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * cooled))
+    return recipe.learning_rate * warmup * falling(cooled)
 
 
 def parameter_groups(model: OKDHP, weight_decay: float) -> list[dict[str, Any]]:
