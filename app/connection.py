@@ -1,8 +1,9 @@
 """uvicorn's HTTP protocol, with an end to connections whose request never comes.
 
-uvicorn waits for ever for the first byte of a connection and for the end of a request's headers: some thousand silent
-connections would use up the process's file descriptors, and nobody else could come in. Bodies have a time of their own
-(POSE_BODY_TIMEOUT_S), and so have connections that wait for another request.
+uvicorn waits for ever for the first byte of a connection, for the end of a request's headers and, where anything else than
+another request came after an answer, for that request: some thousand such connections would use up the process's file
+descriptors, and nobody else could come in. Bodies have a time of their own (POSE_BODY_TIMEOUT_S), and so have connections
+that wait in silence for another request.
 """
 
 import asyncio
@@ -20,6 +21,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._expect_headers()
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._idles():
+            self._expect_headers()
+
     def on_message_begin(self) -> None:
         self._expect_headers()
         super().on_message_begin()
@@ -32,6 +38,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_timer()
         super().connection_lost(exc)
 
+    def _idles(self) -> bool:
+        """Whether all is answered and no timer runs: what came, as the rest of a refused body, ended uvicorn's own."""
+        answered = self.cycle is not None and self.cycle.response_complete
+        timed = self._headers_timer is not None or self.timeout_keep_alive_task is not None
+        upgraded = self.transport.get_protocol() is not self
+        return answered and not timed and not upgraded and not self.transport.is_closing()
+
     def _expect_headers(self) -> None:
         self._stop_timer()
         self._headers_timer = self.loop.call_later(self.headers_timeout_s, self.transport.abort)
@@ -39,3 +52,4 @@ class HttpProtocol(HttpToolsProtocol):
     def _stop_timer(self) -> None:
         if self._headers_timer is not None:
             self._headers_timer.cancel()
+            self._headers_timer = None

@@ -26,6 +26,7 @@ GRACE_S = 1.0  # how long a person keeps the id out of the answers: a walker pas
 OVERLOOKED_LIMIT = 4  # runs of the detector in a row that may overlook a person
 HOPE_SHARE = 0.5  # a newcomer under this share of min_score is not followed: each region costs a run of the network
 EMPTY_GAP_FRAMES = 3  # with nobody in view the detector looks at least this often
+SHORTEST_STEP_S = 1 / 60  # frames that come closer were taken further apart, and the network held the first one up
 VELOCITY_WEIGHT = 0.4  # share of the newest step in a track's velocity
 
 
@@ -78,7 +79,7 @@ class _Track:
 
     def take(self, found: Skeleton, time_s: float, *, smoothing: bool) -> None:
         """Move to where this person is now."""
-        step_s = max(time_s - self.seen_at_s, 1e-3)
+        step_s = max(time_s - self.seen_at_s, SHORTEST_STEP_S)
         both = self.last.seen & found.seen
         if both.any():  # keypoints, not boxes: a box also moves when a leg comes into view
             moved = np.median(found.keypoints[both] - self.last.keypoints[both], axis=0) / step_s
@@ -129,6 +130,7 @@ class Tracker:
         """Drop everyone, as after a change of camera or picture size. Ids are never used again."""
         self._tracks: list[_Track] = []
         self._asked = True
+        self._answered_at_s = 0.0  # the last time
         self._frames_since_detector = 0
         self._fruitless = 0  # runs of the detector in a row that brought nobody
 
@@ -193,6 +195,7 @@ class Tracker:
         alive = [track for track in alive if track.id not in surplus]
         for track in filter(self._shows, alive):
             self._show(track, time_s)
+        self._answered_at_s = time_s
         self._tracks = sorted(alive, key=lambda track: (track.lost, track.id))  # who is in view has the first claim
         return [track.person() for track in self._tracks if self._shows(track)]
 
@@ -201,8 +204,12 @@ class Tracker:
         return not track.lost and track.person().score >= self.min_score
 
     def _show(self, track: _Track, time_s: float) -> None:
-        """Put this person in the answer, under a new id after a long absence: it may have followed a thing since."""
-        if track.shown_at_s is not None and time_s - track.shown_at_s > GRACE_S:
+        """Put this person in the answer, under a new id after a long absence: it may have followed a thing since.
+
+        Who was in the last answer was not absent, however long ago that is.
+        """
+        left_at_s = track.shown_at_s
+        if left_at_s is not None and left_at_s < self._answered_at_s and time_s - left_at_s > GRACE_S:
             track.id = self._new_id()
         track.shown_at_s = time_s
 

@@ -71,6 +71,22 @@ def test_who_is_hidden_for_a_moment_keeps_the_id():
     assert [person.id for person in step(tracker, world, 1.1)] == [1]
 
 
+@pytest.mark.parametrize("speed", [60, 150, 400])
+@pytest.mark.parametrize("apart_s", [0.0, 0.0005, 0.002, 0.008])
+def test_a_walker_whose_frames_come_in_pairs_is_followed_all_the_same(speed, apart_s):
+    tracker, world = Tracker(), World(Walker(-50, speed))
+    for pair in range(15):
+        first, second = (2 * pair + 1) / 30, (2 * pair + 2) / 30  # when they are taken
+        assert [person.id for person in step(tracker, world, first, second - apart_s)] == [1]
+        assert [person.id for person in step(tracker, world, second, second)] == [1]
+
+
+@pytest.mark.parametrize("gap_s", [GRACE_S + 0.05, 2.0, 5.0])
+def test_who_is_in_every_answer_keeps_the_id_however_seldom_there_is_one(gap_s):
+    tracker, world = Tracker(), World(Walker(200))
+    assert [[person.id for person in step(tracker, world, 100 + gap_s * n)] for n in range(6)] == [[1]] * 6
+
+
 @pytest.mark.parametrize("sure", [0.15, 0.4, 1.0])
 def test_a_network_that_scores_low_is_followed_as_well_as_one_that_scores_high(sure):
     world = World(Walker(60, 160), Walker(420, -160))

@@ -74,11 +74,12 @@ class World:
         return keypoints + self.random.normal(0, self.noise_px, keypoints.shape), scores
 
 
-def step(tracker: Tracker, world: World, time_s: float) -> list[TrackedPerson]:
-    """One frame, as the stream does it."""
+def step(tracker: Tracker, world: World, time_s: float, arrives_at_s: float | None = None) -> list[TrackedPerson]:
+    """One frame, as the stream does it; it comes when it is taken, unless it `arrives_at_s`."""
+    known_s = time_s if arrives_at_s is None else arrives_at_s
     found = world.detect(time_s) if tracker.wants_detector() else (None, None)
-    regions = tracker.regions(time_s, *found)
-    return tracker.update(time_s, IMAGE_WH, regions, *world.poses(time_s, regions.boxes_xyxy))
+    regions = tracker.regions(known_s, *found)
+    return tracker.update(known_s, IMAGE_WH, regions, *world.poses(time_s, regions.boxes_xyxy))
 
 
 def watch(tracker: Tracker, world: World, seconds: float, start_s: float = 0.0) -> list[list[TrackedPerson]]:
