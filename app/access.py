@@ -15,10 +15,14 @@ def given_key(headers: Mapping[str, str]) -> str:
 
 
 def check_key(key: str, api_keys: Sequence[str]) -> None:
-    """Raise Unauthorized unless `key` is one of `api_keys`, or there are none. Takes as long for any wrong key."""
+    """Raise Unauthorized unless `key` is one of `api_keys`, or there are none. Takes as long for any wrong key.
+
+    A header is read as Latin-1 (RFC 9110, section 5.5); most clients send UTF-8, and either will do.
+    """
     if not api_keys:
         return
-    matches = [hmac.compare_digest(key.encode(), known.encode()) for known in api_keys]
+    sent = key.encode() if any(ord(letter) > 255 for letter in key) else key.encode("latin-1")
+    matches = [hmac.compare_digest(one, known.encode()) for known in api_keys for one in (key.encode(), sent)]
     if not any(matches):
         raise Unauthorized("give a valid key in X-API-Key or Authorization: Bearer")
 

@@ -246,7 +246,7 @@ def quantize(
     network: Annotated[Path, typer.Argument(help="an exported ONNX file with its card", exists=True, dir_okay=False)],
     out: Annotated[Path, typer.Argument(help="the ONNX file to write; its card lands beside it")],
     data: DataFolder,
-    pictures: Annotated[int, typer.Option(help="pictures of the split train whose ranges are noted")] = 300,
+    pictures: Annotated[int, typer.Option(min=1, help="pictures of the split train whose ranges are noted")] = 300,
 ) -> None:
     """Write an exported file with 8-bit integer convolutions, for CPUs that have instructions for them (VNNI, AMX)."""
     _commands()

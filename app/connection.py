@@ -1,9 +1,9 @@
 """uvicorn's HTTP protocol, with an end to connections whose request never comes.
 
-uvicorn waits for ever for the first byte of a connection, for the end of a request's headers and, where anything else than
-another request came after an answer, for that request: some thousand such connections would use up the process's file
-descriptors, and nobody else could come in. Bodies have a time of their own (POSE_BODY_TIMEOUT_S), and so have connections
-that wait in silence for another request.
+uvicorn waits for ever for the first byte of a connection, for the end of a request's headers and, where something came
+after an answer that begins no request, for that request: some thousand such connections would use up the process's file
+descriptors, and nobody else could come in. Bodies have a time of their own (POSE_BODY_TIMEOUT_S), and so have
+connections that wait in silence for another request.
 """
 
 import asyncio

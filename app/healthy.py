@@ -8,9 +8,12 @@ from app.settings import Settings
 TIMEOUT_S = 4.0
 
 
-def healthy(port: int) -> bool:
-    """Whether /readyz says so; asked directly, whatever proxy the environment names."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # who listens on all is asked here
+
+
+def healthy(host: str, port: int) -> bool:
+    """Whether /readyz says so of a service that listens on `host`; asked directly, whatever proxy is set."""
+    connection = http.client.HTTPConnection(ANY_ADDRESS.get(host, host), port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", "/readyz")
         return connection.getresponse().status == 200
@@ -21,4 +24,5 @@ def healthy(port: int) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if healthy(Settings.load().port) else 1)
+    settings = Settings.load()
+    sys.exit(0 if healthy(settings.host, settings.port) else 1)

@@ -1,10 +1,12 @@
 """Many thin convolutions for the time of a few wide ones: the body of an encoder's level."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.layers import Projection, RepConv
 
+MERGE = ".merge.0.conv.weight"  # how the names of merging kernels end
 EVERY = 2  # convolutions after which the chain's features are kept for the end
 
 
@@ -31,6 +33,12 @@ class CrossStage(nn.Module):
             kept.append(pair(kept[-1]))
         merged: Tensor = self.merge(torch.cat(kept, dim=1))
         return merged
+
+
+def longer(kernel: Tensor, like: Tensor) -> Tensor:
+    """A merging `kernel` (out, in, 1, 1), with zeros for what one `like` that of a deeper level reads besides."""
+    more = like.shape[1] - kernel.shape[1]
+    return F.pad(kernel, (0, 0, 0, 0, 0, more)) if more > 0 else kernel
 
 
 def _pointwise(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -16,7 +16,7 @@ export class Refused extends Error {
 
 /** The people in `picture` (a Blob): the answer of POST /pose. Throws Refused. */
 export async function findPeople(picture, key) {
-  const headers = { "Content-Type": picture.type, ...(key && { "X-API-Key": key }) };
+  const headers = { "Content-Type": picture.type, ...(key && { "X-API-Key": utf8(key) }) };
   let response;
   try {
     response = await fetch("pose", { method: "POST", headers, body: picture });
@@ -135,7 +135,11 @@ function reasonOf(code) {
   return "The connection was lost. Trying again…";
 }
 
+/** The bytes of a text, one a character: what a header or base64 can hold. */
+function utf8(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
+}
+
 function base64url(text) {
-  const bytes = new TextEncoder().encode(text);
-  return btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+  return btoa(utf8(text)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
 }

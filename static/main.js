@@ -18,6 +18,7 @@ const context = canvas.getContext("2d");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const capture = new Capture();
 
+let opening = null; // the file of a picture that is being decoded
 let show = { kind: "idle" }; // or "picture" {image, size}, "live" {size, mirrored, camera, url, stream, meter, ...}
 let people = { list: [], size: { width: 1, height: 1 }, at: 0 };
 
@@ -34,6 +35,7 @@ function change(next) {
     video.removeAttribute("src");
   }
   people = { list: [], size: { width: 1, height: 1 }, at: 0 };
+  opening = null;
   show = next;
   document.body.dataset.state = next.kind;
   setRatio(next.size ? next.size.width / next.size.height : 1.6);
@@ -110,13 +112,15 @@ function drawShow(now) {
 // --- a picture ------------------------------------------------------------------------------------------------------
 
 async function showPicture(file) {
+  opening = file; // the user may choose something else in the meantime
   let image;
   try {
     image = await createImageBitmap(file);
   } catch {
-    goIdle("This browser cannot open that picture. A JPEG, PNG or WebP file will do.");
+    if (opening === file) goIdle("This browser cannot open that picture. A JPEG, PNG or WebP file will do.");
     return;
   }
+  if (opening !== file) return image.close();
   const size = { width: image.width, height: image.height };
   change({ kind: "picture", image, size });
   const ours = show;

@@ -50,12 +50,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(settings: Settings, port: int = 0) -> Iterator[Server]:
+def running(settings: Settings, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server]:
     """The service on this port (0: a free one), in a thread, until the block ends."""
     app = create_app(settings)
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, log_level="warning", http=HttpProtocol, ws=WebSocketProtocol
-    )
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", http=HttpProtocol, ws=WebSocketProtocol)
     server = uvicorn.Server(config)
     listening = config.bind_socket()
     listening.listen()  # so that a first request finds a queue even before the server takes it over
@@ -64,7 +62,7 @@ def running(settings: Settings, port: int = 0) -> Iterator[Server]:
     while not server.started and thread.is_alive():
         thread.join(0.005)
     assert server.started, "the service did not start"
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     try:
         with httpx.Client(base_url=url, timeout=30) as client:
             yield Server(url, app, client)

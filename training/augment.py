@@ -55,6 +55,12 @@ def transform_points(points: Tensor, matrices: Tensor) -> Tensor:
     return (points.double() @ matrices[:, :, :2].transpose(1, 2) + matrices[:, None, :, 2]).float()
 
 
+def inverted(matrices: Tensor) -> Tensor:
+    """The maps (B, 2, 3) that undo `matrices`."""
+    linear = torch.linalg.inv(matrices[:, :, :2])
+    return torch.cat([linear, -linear @ matrices[:, :, 2:]], dim=2)
+
+
 def half_bodies(
     boxes: Tensor, keypoints: Tensor, labelled: Tensor, chosen: Tensor, upper: Tensor, joints: JointSet = COCO
 ) -> Tensor:

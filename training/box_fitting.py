@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -17,6 +18,7 @@ from training.config import Recipe, RecipeError
 from training.datasets import load_dataset
 from training.evaluate import load_network
 from training.losses import falling
+from training.pictures import DataError
 from training.pose_crops import PoseCrops
 from training.proposals import regions_of
 from training.restore import restore
@@ -38,14 +40,17 @@ def fit_boxes(
     of `batch` proposals. SIGTERM and SIGINT end it after the step under way, and what was learnt by then is written.
     Raises RecipeError for a network without box heads, DataError and CheckpointError.
     """
+    kept = out.with_name("regions.pt")
+    if out == kept:
+        raise DataError(f"{out}: so the file of what the detector proposes is called; choose another name")
     content = load_checkpoint(checkpoint)
     recipe, model = restore(content)
     if recipe.region_share == 0:
         raise RecipeError(f"{checkpoint}: has no box head: its recipe has region_share = 0")
     load_network(detector, "detector")  # before the pictures, which take their time
     dataset = load_dataset(data, "train", device)
-    regions = regions_of(detector, dataset, recipe.holdout, out.with_name("regions.pt"))
-    crops = PoseCrops(dataset, dataset.people, recipe.augment, regions)
+    regions = regions_of(detector, dataset, recipe.holdout, kept)
+    crops = PoseCrops(dataset, np.ones(len(dataset.people), bool), recipe.augment, regions)
     model.to(device)
     done = learn(model, crops, recipe, steps, batch)
     about = {"detector": sha256(detector), "steps": done, "batch": batch, "before": sha256(checkpoint)}

@@ -41,6 +41,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def kept_for(path: Path, known: dict[str, Any]) -> dict[str, Any] | None:
+    """What was saved in `path` under exactly these facts, its "known"; None where nothing was, or something else."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # as above; whatever cannot be read was not kept for this
+        return None
+    return content if isinstance(content, dict) and content.get("known") == known else None
+
+
 def lineage(path: Path) -> list[dict[str, Any]]:
     """The runs that led to the checkpoint `path`, oldest first: what it costs to start from it."""
     content = load_checkpoint(path)

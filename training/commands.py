@@ -9,6 +9,7 @@ import torch
 
 from app.settings import Settings
 from model.digest import sha256
+from training.answers import answers_of
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.evaluate import (
@@ -29,7 +30,7 @@ from training.pose_task import scored
 from training.proposals import regions_of
 from training.recipes import load_recipe
 from training.served import boxes_and_scores, coco_results, serve
-from training.teacher import check_teacher
+from training.teacher import check_teacher, load_teacher
 from training.train import Start, train
 
 # Share of people with OKS >= t, mean over t, of MediaPipe 0.10.21's BlazePose Full on 1.5x crops of the same val.json.
@@ -63,6 +64,10 @@ def run_training(
     dataset = load_dataset(data, "train", chosen, limit, pictures)
     print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
     regions = regions_of(detector, dataset, values.holdout, out / "regions.pt") if detector is not None else None
+    answers = None
+    if values.teacher_once and teacher is not None:
+        asked = load_teacher(teacher, values, chosen, dataset.joints)
+        answers = answers_of(asked, dataset, chosen, fast, out / "answers.pt")
     about = {"data": f"{len(dataset.people)} people of {data.name}, split train", "hardware": hardware(chosen)}
     if detector is not None:
         about["detector"] = sha256(detector)
@@ -72,7 +77,7 @@ def run_training(
         out,
         device=chosen,
         amp=fast,
-        start=Start(init, teacher=teacher, regions=regions),
+        start=Start(init, teacher=teacher, regions=regions, answers=answers),
         max_hours=max_hours,
         compiled=compiled,
         about=about,

@@ -130,6 +130,7 @@ class Recipe:
     hourglass: Hourglass = Hourglass()
     distillation: Distillation = "ensemble"  # who teaches the branches
     soft_loss: SoftLoss = "kl"
+    teacher_once: bool = False  # the teacher is asked once a person, in a plain crop of its own size, not once a crop
 
     def __post_init__(self) -> None:
         names = [branch.name for branch in self.branches]
@@ -230,6 +231,8 @@ class Recipe:
         require(how in get_args(Distillation), f"distillation must be one of {get_args(Distillation)}, got {how!r}")
         soft = self.soft_loss in get_args(SoftLoss)
         require(soft, f"soft_loss must be one of {get_args(SoftLoss)}, got {self.soft_loss!r}")
+        asked = how == "teacher" and self.task == "pose"
+        require(asked or not self.teacher_once, "teacher_once is for poses that are learnt from a teacher")
         require(how != "mutual" or not alone, "mutual distillation needs at least two branches")
         weighed = how == "ensemble" or alone or self.fau == "mean"
         require(weighed, f'{how} distillation learns no weights of branches: set fau = "mean", got {self.fau!r}')

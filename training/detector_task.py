@@ -9,7 +9,7 @@ from app.suppression import people_of_cells
 from model.decode import boxes_at_cells, surest_cells
 from model.okdhp import OKDHP, Outputs
 from model.student import DecoderConfig, DetectorBranch, Encoder
-from training.augment import occlude, photometric, transform_points, uniform
+from training.augment import inverted, occlude, photometric, transform_points, uniform
 from training.config import Recipe, Stage
 from training.data import PARTIAL_SOURCES, Dataset
 from training.distillation import soft_loss, soft_targets
@@ -168,8 +168,7 @@ def detect(
     for chunk in torch.split(rows, 32):
         matrices = letterboxes(pictures, chunk, size_hw)
         outputs: Outputs = model(pictures.sample(chunk, matrices, size_hw).float())
-        linear = torch.linalg.inv(matrices[:, :, :2])
-        back = torch.cat([linear, -linear @ matrices[:, :, 2:]], dim=2)
+        back = inverted(matrices)
         for name, branch in outputs.branches.items():
             assert branch.boxes is not None
             stride = size_hw[0] / branch.final.shape[2]

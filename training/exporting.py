@@ -42,12 +42,14 @@ def run_export(
     branch: the recipe's kept one unless named. data: a folder on whose val the exported file is scored; what is chosen
     by data, a pose network's calibration and a detector's `min_score`, comes of the pictures of its train that the
     recipe held out. size_hw: of the input, the last stage's unless given. half: as export_onnx has it.
-    Raises RecipeError for a size that cannot be, and DataError for an `out` whose card or slim checkpoint would be
-    written over something else.
+    Raises RecipeError for a size that cannot be, and DataError for a branch that is not there and for an `out` whose
+    card or slim checkpoint would be written over something else.
     """
     content = load_checkpoint(checkpoint)
     _check_names(checkpoint, out, content)
     recipe, model = restore(content)
+    if branch is not None and branch not in model.branches:
+        raise DataError(f"{checkpoint}: has no branch {branch!r}; its branches are {', '.join(model.branches)}")
     size_hw = size_hw or (recipe.stages[-1].height, recipe.stages[-1].width)
     _check_size(checkpoint, recipe, size_hw)
     val = load_dataset(data, "val") if data is not None else None

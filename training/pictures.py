@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from app.geometry import BORDER_GREY, warp
+from training.augment import inverted
 
 log = logging.getLogger("okdhp.data")
 KEEPS = ("auto", "memory", "files")
@@ -97,8 +98,7 @@ class DecodedPictures(Pictures):
 
     def sample_by_gather(self, index: Tensor, matrices: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """`sample` by indexing the flat buffer: bilinear, averaged over 2x2 points per pixel against aliasing."""
-        linear = torch.linalg.inv(matrices[:, :, :2])
-        back = torch.cat([linear, -(linear @ matrices[:, :, 2:])], dim=2).float()  # (B, 2, 3) crop -> picture
+        back = inverted(matrices).float()  # (B, 2, 3) crop -> picture
         # Without waiting for what the GPU is at: the next batch is made while it works on this one.
         back, sizes, start = (
             values.to(self.device, non_blocking=True) for values in (back, self.size_wh[index], self.offset[index])

@@ -7,7 +7,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from model.okdhp import OKDHP, Outputs
-from training.augment import crop_matrices, transform_points
+from training.answers import Answers, drawn
+from training.augment import crop_matrices, inverted, transform_points
 from training.box_task import Regions, region_losses
 from training.config import Recipe, Stage
 from training.data import Dataset, People
@@ -18,7 +19,7 @@ from training.losses import Heatmaps, heatmap_mse, pixelwise_kl
 from training.metrics import measured, oks, oks_share
 from training.pckh import pckh
 from training.pictures import Pictures
-from training.pose_crops import Crops, PoseCrops, keypoint_targets
+from training.pose_crops import Crops, PoseCrops, answer_targets, keypoint_targets
 from training.pose_network import build_model as build_model
 from training.rows import student_of
 from training.snapshots import draw_skeleton, grid, pictures
@@ -33,11 +34,17 @@ SHOWN = 8  # held-out people drawn for TensorBoard
 class PoseTask:
     """Everything the training loop asks about poses. `train` people are learnt from, `held` ones only measured on.
 
-    regions: where a detector sees somebody, for a recipe with region_share.
+    regions: where a detector sees somebody, for a recipe with region_share. answers: what a teacher sees of everybody,
+    for one with teacher_once.
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, held_pictures: np.ndarray, regions: Regions | None = None
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        held_pictures: np.ndarray,
+        regions: Regions | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self.recipe, self.pictures, self.joints = recipe, dataset.pictures, dataset.joints
         self.score_name = score_name(self.joints)
@@ -46,8 +53,8 @@ class PoseTask:
         labelled, height = people.labelled.sum(1), people.boxes[:, 3] - people.boxes[:, 1]
         usable = ((labelled >= MIN_TRAINED_POINTS) & (height >= MIN_TRAINED_HEIGHT_PX)).numpy()
         held = held_pictures[people.picture.numpy()]
-        self.train = people.subset(usable & ~held)
-        self.crops = PoseCrops(dataset, self.train, recipe.augment, regions)
+        self.crops = PoseCrops(dataset, usable & ~held, recipe.augment, regions)
+        self.answers = answers
         self.held = people.subset(held & scored(people, self.joints))
         if held.any() and not len(self.held):
             log.warning("none of the people held aside can be measured by %s", self.score_name)
@@ -55,7 +62,7 @@ class PoseTask:
         self.sigma_per_height = recipe.sigma / finest.height
 
     def __len__(self) -> int:
-        return len(self.train)
+        return len(self.crops.people)
 
     def build(self) -> OKDHP:
         return build_model(self.recipe, len(self.joints.names))
@@ -75,13 +82,17 @@ class PoseTask:
             targets = {f"region/{name}": getattr(wanted, name) for name in ("boxes", "near", "counts")}
         images = self.crops.images(crops, size, generator)
         targets |= keypoint_targets(crops, self.joints)
+        if self.answers is not None:
+            targets |= answer_targets(crops, self.answers, self.joints)
         return images, {name: value.to(images.device, non_blocking=True) for name, value in targets.items()}
 
     def losses(self, outputs: Outputs, targets: dict[str, Tensor], stage: Stage, kd_weight: float) -> dict[str, Tensor]:
         """Named terms; their sum is minimised."""
         recipe, kind, temperature = self.recipe, self.recipe.soft_loss, self.recipe.temperature
-        target, weight, visible = self.target(targets, stage, outputs.ensemble.shape[2])
-        soft = soft_targets(recipe.distillation, outputs, temperature, targets.get("teacher")) if kd_weight > 0 else {}
+        height = outputs.ensemble.shape[2]
+        target, weight, visible = self.target(targets, stage, height)
+        teacher = targets.get("teacher") if self.answers is None else self.answered(targets, stage, height)
+        soft = soft_targets(recipe.distillation, outputs, temperature, teacher) if kd_weight > 0 else {}
         terms = {
             f"mse/shared{i}": heatmap_mse(Heatmaps(maps, temperature), target, weight)
             for i, maps in enumerate(outputs.shared)
@@ -119,6 +130,12 @@ class PoseTask:
         sigma = self.sigma_per_height * stage.height * 4 / stride
         maps = keypoint_heatmaps(points, inside & targets["labelled"], (stage.height, stage.width), stride, sigma)
         return Heatmaps(maps, self.recipe.temperature), counts, labelled * inside
+
+    def answered(self, targets: dict[str, Tensor], stage: Stage, height: int) -> Tensor:
+        """What a teacher who was asked once would say of these crops, as heatmaps `height` cells high."""
+        stride = stage.height // height
+        sigma = self.sigma_per_height * stage.height * 4 / stride
+        return drawn(targets["places"], targets["heights"], (stage.height, stage.width), stride, sigma)
 
     def evaluate(self, model: OKDHP, stage: Stage) -> dict[str, float]:
         """The score of every branch and the ensemble on the held-out people; none where nobody is held out."""
@@ -185,8 +202,7 @@ def predict(
         images = pictures.sample(people.picture[rows], matrices, size_hw).float()
         outputs: Outputs = model(images)
         heatmaps = {name: branch.final for name, branch in outputs.branches.items()} | {"ensemble": outputs.ensemble}
-        linear = torch.linalg.inv(matrices[:, :, :2])
-        back = torch.cat([linear, -linear @ matrices[:, :, 2:]], dim=2)
+        back = inverted(matrices)
         for name, maps in heatmaps.items():
             points, scores = decode(maps.float(), size_hw[0] / maps.shape[2])
             found.setdefault(name, []).append((transform_points(points.cpu(), back).numpy(), scores.cpu().numpy()))

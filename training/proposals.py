@@ -12,7 +12,7 @@ from app.geometry import SMALLEST_BOX_PX
 from app.models import DetectorNetwork, read_card
 from model.digest import sha256
 from training.box_task import JITTER, LISTED_JITTER, Regions
-from training.checkpoint import save_checkpoint
+from training.checkpoint import kept_for, save_checkpoint
 from training.data import Dataset, digest, held_pictures
 from training.evaluate import Network, complete_pictures, find_people, load_network
 from training.pictures import DataError
@@ -28,7 +28,7 @@ def regions_of(detector: Path, dataset: Dataset, holdout: float, kept: Path) -> 
     """
     pictures = hashlib.sha256(dataset.image_ids.tobytes()).hexdigest()
     known = {"detector": sha256(detector), "people": digest(dataset.people), "pictures": pictures, "holdout": holdout}
-    if kept.exists() and (found := torch.load(kept, weights_only=True))["known"] == known:
+    if found := kept_for(kept, known):
         return Regions(*found["regions"])
     network = load_network(detector, "detector")
     min_score = float(read_card(detector).get("min_score", DetectorNetwork.DEFAULT_MIN_SCORE))

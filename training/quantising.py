@@ -31,8 +31,12 @@ def run_quantise(path: Path, out: Path, data: Path, pictures: int) -> dict[str, 
     products overflow on CPUs without VNNI. The last convolutions stay in floating point, and decoding after them.
     Raises DataError for a file without a card, one that would be written over, and one that has integers already.
     """
-    if out.resolve() == path.resolve():
-        raise DataError(f"{out}: is the file to quantize; the integers need a name of their own")
+    if out.suffix in (".pt", ".json"):
+        raise DataError(f"{out}: the card lies beside the file with such an ending; call it {out.stem}.onnx")
+    if out.with_suffix("").resolve() == path.with_suffix("").resolve():
+        raise DataError(
+            f"{out}: is called as the file to quantize; the integers and their card need a name of their own"
+        )
     card = read_card(path)
     if "task" not in card:
         raise DataError(f"{path}: has no model card that names its task; okdhp export writes one")

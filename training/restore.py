@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from model.cross_stage import MERGE, longer
 from model.okdhp import OKDHP
 from training import detector_task, pose_network
 from training.checkpoint import CheckpointError, load_checkpoint
@@ -37,11 +38,14 @@ def restore(content: dict[str, Any]) -> tuple[Recipe, OKDHP]:
 def start_from(model: OKDHP, task: str, path: Path, part: str = "") -> None:
     """Copy every weight of the checkpoint that has a namesake of equal shape in `model`, a network for `task`.
 
-    A checkpoint of the other task has an encoder to start from, and the log says that it is one. part: only weights
-    whose names begin so. Raises CheckpointError where no weight fits.
+    A cross-stage level may be deeper than the checkpoint's: what comes after it there counts nothing at first, so that
+    a deeper network begins as the shallower one (Net2Net: Chen et al., ICLR 2016). A checkpoint of the other task has
+    an encoder to start from, and the log says that it is one. part: only weights whose names begin so.
+    Raises CheckpointError where no weight fits.
     """
     content, own = load_checkpoint(path), model.state_dict()
     named = {name: value for name, value in content["ema"].items() if name in own and name.startswith(part)}
+    named |= {name: longer(value, own[name]) for name, value in named.items() if name.endswith(MERGE)}
     shared = {name: value for name, value in named.items() if own[name].shape == value.shape}
     if not shared:
         raise CheckpointError(f"{path}: has no weight that fits this network")

@@ -14,15 +14,19 @@ def keypoint_heatmaps(
     Keypoints in input pixels, sigma in heatmap cells. The centre is not rounded to a cell (unbiased encoding: DARK,
     Zhang et al., CVPR 2020).
     """
+    return bells(keypoints, size_hw, stride, sigma) * present[..., None, None]
+
+
+def bells(points: Tensor, size_hw: tuple[int, int], stride: int, sigma: float) -> Tensor:
+    """Gaussians (..., H/stride, W/stride) of peak 1 around `points` (..., 2) in input pixels; sigma in cells."""
     height, width = size_hw[0] // stride, size_hw[1] // stride
-    x, y = (keypoints / stride).unbind(2)
+    x, y = (points / stride).unbind(-1)
 
     def bell(centre: Tensor, length: int) -> Tensor:
         cells = torch.arange(length, device=centre.device) + 0.5
-        return torch.exp(-((cells - centre[..., None]) ** 2) / (2 * sigma**2))  # (B, K, length)
+        return torch.exp(-((cells - centre[..., None]) ** 2) / (2 * sigma**2))  # (..., length)
 
-    heatmaps = bell(y, height)[..., :, None] * bell(x, width)[..., None, :]
-    return heatmaps * present[..., None, None]
+    return bell(y, height)[..., :, None] * bell(x, width)[..., None, :]
 
 
 class CentreTargets(NamedTuple):

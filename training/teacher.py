@@ -22,10 +22,14 @@ log = logging.getLogger("okdhp.train")
 
 @dataclass(frozen=True)
 class Teacher:
-    """The best branch of a checkpoint, or the kept one where none was scored; `identity` is its file's digest."""
+    """The best branch of a checkpoint, or the kept one where none was scored; `identity` is its file's digest.
+
+    size_hw: of the pictures that it was trained for, at the end.
+    """
 
     network: nn.Sequential
     identity: str
+    size_hw: tuple[int, int]
 
     @torch.no_grad()
     def heatmaps(self, images: Tensor) -> Tensor:
@@ -37,7 +41,8 @@ class Teacher:
 def load_teacher(path: Path, student: Recipe, device: torch.device, joints: JointSet = COCO) -> Teacher:
     """The teacher in checkpoint `path` for `student`, who learns `joints`.
 
-    Raises CheckpointError for one of another task or other keypoints, or one that cannot see the student's inputs.
+    Raises CheckpointError for one of another task or other keypoints, or one that cannot see the student's inputs and
+    is to be asked about them.
     """
     content = without_box_heads(load_checkpoint(path))
     known = joints_of(content)
@@ -47,14 +52,16 @@ def load_teacher(path: Path, student: Recipe, device: torch.device, joints: Join
     if recipe.task != student.task:
         raise CheckpointError(f"{path}: a {recipe.task} network cannot teach a {student.task} one")
     try:
-        dataclasses.replace(recipe, stages=student.stages)
+        if not student.teacher_once:
+            dataclasses.replace(recipe, stages=student.stages)
     except RecipeError as error:
         raise CheckpointError(f"{path}: this teacher cannot see what the student sees: {error}") from error
     branch = teaching_branch(recipe, content["history"])
     log.info("branch %s of %s teaches", branch, path)
     network = fuse(model.deployed(branch).eval())  # it is run, not trained
     network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
-    return Teacher(cast(nn.Sequential, network), sha256(path))
+    last = recipe.stages[-1]
+    return Teacher(cast(nn.Sequential, network), sha256(path), (last.height, last.width))
 
 
 def check_teacher(recipe: Recipe, path: Path | None) -> None:

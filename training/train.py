@@ -17,9 +17,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model.okdhp import OKDHP, Outputs
+from training.answers import Answers
 from training.box_task import Regions
 from training.checkpoint import lineage
-from training.config import BEST, Recipe, Stage
+from training.config import BEST, Recipe, Stage, require
 from training.data import Dataset, digest, held_pictures
 from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
@@ -59,13 +60,15 @@ class Start:
 
     regions: where a detector sees somebody in the dataset's pictures, for a recipe with region_share.
     init: a checkpoint whose equally named and shaped weights start the network; part: only those whose names begin so.
-    teacher: the checkpoint of a heavy network that a recipe with distillation = "teacher" learns from.
+    teacher: the checkpoint of a heavy network that a recipe with distillation = "teacher" learns from; answers: what it
+    sees, for one with teacher_once.
     """
 
     init: Path | None = None
     part: str = ""
     teacher: Path | None = None
     regions: Regions | None = None
+    answers: Answers | None = None
 
 
 def train(
@@ -133,7 +136,7 @@ class Run:
     group: Group
     device: torch.device
     amp: bool
-    teacher: Teacher | None = None
+    teacher: Teacher | Answers | None = None
 
 
 def prepare(
@@ -146,6 +149,7 @@ def prepare(
 ) -> Run:
     """What `train` trains, at its beginning; the arguments are `train`'s."""
     check_teacher(recipe, start.teacher)
+    require(recipe.teacher_once == (start.answers is not None), f"{recipe.name}: answers come with teacher_once")
     check_detector(recipe, start.regions is not None)
     torch.manual_seed(recipe.seed)
     torch.backends.cudnn.benchmark = True  # inputs keep their size for a whole stage
@@ -153,15 +157,20 @@ def prepare(
     held = held_pictures(dataset.image_ids, recipe.holdout)
     if recipe.kept == BEST and not held.any():
         raise DataError(f"of {len(held)} pictures none is held out to choose the best branch by: raise holdout")
-    poses = recipe.task == "pose"
-    task: Task = PoseTask(recipe, dataset, held, start.regions) if poses else DetectorTask(recipe, dataset, held)
+    task: Task
+    if recipe.task == "pose":
+        task = PoseTask(recipe, dataset, held, start.regions, start.answers)
+    else:
+        task = DetectorTask(recipe, dataset, held)
     check_enough(recipe, task, dataset)
     model = group.prepare(task.build().to(device))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if start.init is not None:
         start_from(model, recipe.task, start.init, start.part)
     optimiser = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
-    taught_by = load_teacher(start.teacher, recipe, device, dataset.joints) if start.teacher is not None else None
+    taught_by: Teacher | Answers | None = start.answers
+    if start.teacher is not None and taught_by is None:
+        taught_by = load_teacher(start.teacher, recipe, device, dataset.joints)
     forward: Callable[[Tensor], Outputs] = group.wrap(model)
     if compiled:
         forward = torch.compile(forward)
@@ -221,7 +230,7 @@ def train_step(
     images = images.to(run.device, memory_format=torch.channels_last, non_blocking=True)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.amp):
         outputs = run.forward(images)
-        if run.teacher is not None:
+        if isinstance(run.teacher, Teacher):
             targets["teacher"] = run.teacher.heatmaps(images)
     terms = run.task.losses(outputs, targets, stage, kd_weight)
     run.optimiser.zero_grad(set_to_none=True)

@@ -19,6 +19,15 @@ def test_without_configured_keys_everybody_may_ask() -> None:
     check_key("anything", ())
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_a_key_of_any_letters_is_known_whichever_bytes_the_client_makes_of_them(encoding: str) -> None:
+    check_key("schlüssel".encode(encoding).decode("latin-1"), ("other", "schlüssel"))  # as headers are read
+    check_key("ключ", ("ключ",))  # as a WebSocket's subprotocol says it
+    check_key("ключ".encode().decode("latin-1"), ("ключ",))
+    with pytest.raises(Unauthorized):
+        check_key("schlussel", ("schlüssel",))
+
+
 @pytest.mark.parametrize("key", ["", "wrong", "righ", "rightt", "é"])
 def test_a_wrong_key_is_refused(key: str) -> None:
     check_key("right", ("other", "right"))

@@ -41,6 +41,31 @@ def test_a_dropped_picture_works_like_a_chosen_one(open_page):
     expect(page.locator("#people")).to_have_text("2")
 
 
+@pytest.mark.parametrize("then", ["another picture", "camera", "stop"])
+def test_a_picture_that_takes_long_to_open_gives_way_to_what_is_chosen_next(open_page, then):
+    page = open_page()
+    page.evaluate("""() => {
+      const decode = createImageBitmap;
+      window.createImageBitmap = async (file) => {
+        if (file.name === "slow.png") await new Promise((resolve) => (window.goOn = resolve));
+        window.opened = file.name;
+        return decode(file);
+      };
+    }""")
+    show(page, encoded(picture(640, 480)), "slow.png")
+    if then == "another picture":
+        show(page, encoded(picture(640, 480, (PERSON,))))
+    else:
+        page.evaluate("(id) => document.getElementById(id).click()", "use-camera" if then == "camera" else "stop")
+    if then != "stop":
+        expect(page.locator("#people")).to_have_text("1")
+    page.evaluate("window.goOn()")
+    page.wait_for_function("window.opened === 'slow.png'")
+    page.wait_for_timeout(300)  # in which it would be shown
+    assert page.evaluate("document.body.dataset.state") == {"stop": "idle", "camera": "live"}.get(then, "picture")
+    expect(page.locator("#people")).to_have_text("0" if then == "stop" else "1")
+
+
 def test_a_picture_with_nobody_says_so(open_page):
     page = open_page()
     show(page, encoded(picture(640, 480)))
@@ -72,15 +97,17 @@ def test_what_the_server_refuses_is_told_in_its_words(open_page, tiny_models):
 
 
 def test_a_server_with_keys_asks_for_one_and_then_works_for_pictures_and_camera(open_page, tiny_models):
-    with running(Settings(provider="cpu", api_keys="sécret", **tiny_models)) as locked:
+    with running(Settings(provider="cpu", api_keys="sécr€t", **tiny_models)) as locked:
         page = open_page(locked.url)
         page.click("#use-camera")
         expect(page.get_by_label("This server asks for an API key")).to_be_focused()
-        page.keyboard.type("sécret")
+        page.keyboard.type("sécr€t")
         page.keyboard.press("Enter")
         page.click("#use-camera")
         expect(page.locator("#people")).to_have_text("1")
         page.click("#stop")
+        show(page, encoded(picture(640, 480, (PERSON,))))
+        expect(page.locator("#people")).to_have_text("1")
 
 
 # --- the page itself -------------------------------------------------------------------------------------------------

@@ -90,6 +90,20 @@ def refused(*arguments: object) -> str:
     return result.output.replace("\n", "")
 
 
+def test_what_the_detector_proposes_and_the_checkpoint_do_not_share_a_name(mended: Path, fitted: Path) -> None:
+    arguments = ("--data", mended / "people", "--detector", fitted / "low.onnx", "--steps", 1, "--batch", 8)
+    said = refused(mended / "pose.pt", fitted / "regions.pt", *arguments)
+    assert "choose another name" in said
+
+
+def test_a_file_of_that_name_that_is_something_else_is_made_anew(mended: Path, fitted: Path, tmp_path: Path) -> None:
+    arguments = ("--data", mended / "people", "--detector", fitted / "low.onnx", "--steps", 1, "--batch", 8)
+    for content in ((mended / "pose.pt").read_bytes(), b"nothing that torch wrote"):
+        (tmp_path / "regions.pt").write_bytes(content)
+        okdhp("fit-boxes", mended / "pose.pt", tmp_path / "again.pt", *arguments)
+    assert load_checkpoint(tmp_path / "again.pt")["boxes"]["steps"] == 1
+
+
 def test_what_has_no_box_head_or_is_no_detector_is_refused_in_one_line(
     mended: Path, fitted: Path, drawn_folder: Path, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from small_runs import DETECTOR, POSE, run
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Stage
 from training.exporting import slim
-from training.restore import restore
+from training.restore import build_network, restore, start_from
 from training.train import Start
 
 
@@ -98,6 +98,20 @@ def test_encoder_can_start_from_another_tasks_checkpoint_and_the_log_says_so(
     assert "which is of another task: a pose network's, this is a detector's" in caplog.text
     name = "trunk.stages.0.0.conv3x3"
     torch.testing.assert_close(detector["model"][name], pose["ema"][name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_deeper_network_begins_as_the_shallower_one(tmp_path: Path) -> None:
+    shallow, deep = (
+        dataclasses.replace(POSE, encoder=dataclasses.replace(POSE.encoder, depths=depths, cross_stage=True))
+        for depths in ((0, 0, 2, 2, 0), (0, 0, 6, 4, 0))
+    )
+    torch.manual_seed(0)
+    before, after = build_network(shallow).eval(), build_network(deep).eval()
+    content = {"recipe": dataclasses.asdict(shallow), "model": {}, "ema": before.state_dict()}
+    save_checkpoint(tmp_path / "shallow.pt", content)
+    start_from(after, "pose", tmp_path / "shallow.pt")
+    images = torch.rand(2, 3, 64, 64) * 255
+    torch.testing.assert_close(after(images).branches["a"].final, before(images).branches["a"].final)
 
 
 def test_a_checkpoint_remembers_every_run_that_it_started_from(drawn_folder: Path, tmp_path: Path) -> None:

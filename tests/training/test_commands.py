@@ -120,6 +120,13 @@ def test_a_network_of_the_other_kind_is_refused_before_anything_is_measured_or_l
     assert refused("train", recipe, "--data", drawn_folder, "--out", tmp_path / "run", "--detector", pose) == a_pose
 
 
+def test_a_branch_that_is_not_there_is_refused_by_name(trained: Path, tmp_path: Path) -> None:
+    checkpoint = trained / "pose" / "last.pt"
+    line = refused("export", checkpoint, tmp_path / "pose.onnx", "--branch", "c")
+    assert line == f"okdhp: {checkpoint}: has no branch 'c'; its branches are a, b"
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_exported_network_given_as_a_checkpoint_is_told_where_that_is(trained: Path, tmp_path: Path) -> None:
     line = refused("export", trained / "pose.onnx", tmp_path / "again.onnx")
     about = "not a readable checkpoint (a .pt file); an exported network's checkpoint lies beside it"

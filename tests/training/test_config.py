@@ -60,6 +60,8 @@ def test_values_of_the_file_reach_the_recipe(tmp_path: Path) -> None:
         ("absent_weight = -1\n" + GOOD, "absent_weight must be at least 0, got -1"),
         ("unlabelled_weight = -1\n" + GOOD, "unlabelled_weight must be at least 0, got -1"),
         ("unlabelled_weight = 1\n" + GOOD.replace("pose", "detector"), "a detector recipe does not read unlabelled"),
+        ("teacher_once = true\n" + GOOD, "teacher_once is for poses that are learnt from a teacher"),
+        ("teacher_once = true\n" + GOOD.replace("pose", "detector"), "teacher_once is for poses"),
         ("unlabelled_weight = 1\nsoft_loss = 'mse'\n" + GOOD, "unlabelled_weight is of a KL from teachers"),
         ("unlabelled_weight = 1\n" + GOOD + "[[branches]]\nname = 'a'\n", "unlabelled_weight is of a KL from teachers"),
         (GOOD + "[encoder]\ncross_stage = true\n", "with cross_stage an encoder's widths and depths are even"),

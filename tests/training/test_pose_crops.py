@@ -43,7 +43,7 @@ def moved(dataset: Dataset, by: float) -> Regions:
 
 def looked(dataset: Dataset, regions: Regions, count: int = 200) -> tuple[Crops, torch.Tensor]:
     """Crops of regions, and whose they are."""
-    crops, wanted = PoseCrops(dataset, dataset.people, PLAIN, regions).of_regions(
+    crops, wanted = PoseCrops(dataset, np.ones(len(dataset.people), bool), PLAIN, regions).of_regions(
         count, SIZE_HW, torch.Generator().manual_seed(0)
     )
     return crops, wanted.person

@@ -43,13 +43,21 @@ def test_a_file_without_a_card_is_not_quantised(trained: Path, drawn_folder: Pat
     assert "has no model card that names its task" in result.output
 
 
-def test_a_file_is_not_quantised_onto_itself(trained: Path, drawn_folder: Path) -> None:
-    path = trained / "pose.onnx"
-    before = sha256(path)
-    result = CliRunner().invoke(app, ["quantize", str(path), str(path), "--data", str(drawn_folder)])
-    assert result.exit_code == 2
-    assert "need a name of their own" in result.output
-    assert sha256(path) == before
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("pose.onnx", "need a name of their own"),
+        ("pose.int8", "need a name of their own"),  # its card would be pose.json
+        ("small.json", "call it small.onnx"),
+        ("small.pt", "call it small.onnx"),
+    ],
+)
+def test_neither_the_file_nor_its_card_is_written_over(trained: Path, drawn_folder: Path, name: str, why: str) -> None:
+    before = {path: path.read_bytes() for path in trained.glob("pose.*") if path.is_file()}
+    line = refused("quantize", trained / "pose.onnx", trained / name, "--data", drawn_folder)
+    assert why in line
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (trained / "small.json").exists()
 
 
 def test_a_file_with_integers_is_not_quantised_again_and_nothing_is_left_of_the_try(
