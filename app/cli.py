@@ -264,7 +264,10 @@ def evaluate(
     detector: Annotated[Path | None, typer.Option(help="an exported detector")] = WEIGHTS / "detector.onnx",
     limit: Annotated[int | None, typer.Option(min=1, help="use only so many pictures, for a trial")] = None,
     held_out: Annotated[
-        float, typer.Option(help="with a recipe's holdout, only the pictures of --split train that it keeps aside")
+        float,
+        typer.Option(
+            min=0, max=0.5, help="with a recipe's holdout, only the pictures of --split train that it keeps aside"
+        ),
     ] = 0.0,
 ) -> None:
     """Print how good exported files are on annotated pictures."""

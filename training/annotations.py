@@ -80,7 +80,12 @@ def person_categories(categories: list[Entry], path: Path) -> set[int | None] | 
             raise DataError(f"{path}: none of its categories is called person: {called_so}")
         return None
     for category in people:
-        names = [str(name).strip().lower().replace(" ", "_") for name in category.get("keypoints") or COCO.names]
+        listed = category.get("keypoints") or COCO.names
+        if not isinstance(listed, list | tuple):
+            raise DataError(
+                f"{path}: category {category.get('name')}: keypoints must be a list of names, got {listed!r}"
+            )
+        names = [str(name).strip().lower().replace(" ", "_") for name in listed]
         if len(names) != NUM_KEYPOINTS:
             raise DataError(f"{path}: category {category.get('name')} has {len(names)} keypoints: expected COCO's 17")
         for number, (name, expected) in enumerate(zip(names, COCO.names, strict=True), 1):
@@ -121,7 +126,7 @@ def whole(value: object) -> int | None:
         number = int(value)
     except (ValueError, OverflowError):
         return None
-    return number if isinstance(value, str) or number == value else None
+    return number if abs(number) < 2**63 and (isinstance(value, str) or number == value) else None
 
 
 def completed(annotation: Entry) -> Entry:

@@ -37,29 +37,26 @@ class Answers:
     identity: str
 
 
-def answers_of(teacher: Teacher, dataset: Dataset, device: torch.device, amp: bool, kept: Path) -> Answers:
+def answers_of(teacher: Teacher, dataset: Dataset, device: torch.device, kept: Path) -> Answers:
     """What `teacher` sees in an upright crop around each of `dataset`'s people, of the size that it was trained for.
 
     A view of a student's may be turned, covered, dark or of another size: places are carried over as annotations are.
     So a heavy teacher is run once a person, not once a crop, as FPD does (Zhang et al., CVPR 2019). What it saw is left
-    in the file `kept` for the next start of the run.
+    in the file `kept` for the next start of the run. It is asked in full precision: in bfloat16 neighbouring cells are
+    often equal, and a hill has several tops.
     """
     pictures = hashlib.sha256(dataset.image_ids.tobytes()).hexdigest()
     known = {"teacher": teacher.identity, "people": digest(dataset.people), "pictures": pictures}
     if found := kept_for(kept, known):
         return Answers(found["places"], found["heights"], teacher.identity)
     people, parts = dataset.people, []
-    order = torch.argsort(people.picture, stable=True)  # pictures that stay in their files are decoded once
-    for rows in tqdm(torch.split(order, BATCH), "teacher", unit="batch", mininterval=0.5):
+    for rows in tqdm(torch.split(torch.arange(len(people)), BATCH), "teacher", unit="batch", mininterval=0.5):
         matrices = crop_matrices(people.boxes[rows], teacher.size_hw)
         images = dataset.pictures.sample(people.picture[rows], matrices, teacher.size_hw)
-        images = images.to(device, torch.float32, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            heatmaps = teacher.heatmaps(images).float()
+        heatmaps = teacher.heatmaps(images.to(device, torch.float32, memory_format=torch.channels_last))
         places, heights = (part.cpu() for part in highest_places(heatmaps, teacher.size_hw[0] / heatmaps.shape[2]))
         parts.append((transform_points(places.flatten(1, 2), inverted(matrices)).view_as(places), heights))
-    back = torch.argsort(order)
-    places, heights = (torch.cat(values)[back] for values in zip(*parts, strict=True))
+    places, heights = (torch.cat(values) for values in zip(*parts, strict=True))
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one writes
         save_checkpoint(kept, {"known": known, "places": places, "heights": heights})
     return Answers(places, heights, teacher.identity)

@@ -10,6 +10,7 @@ import torch
 from app.settings import Settings
 from model.digest import sha256
 from training.answers import answers_of
+from training.checkpoint import lineage
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.evaluate import (
@@ -27,6 +28,7 @@ from training.metrics import Floats, Found, recall_and_false_rate, recall_at_fal
 from training.pckh import Pckh
 from training.pose_crops import check_detector
 from training.pose_task import scored
+from training.progress import facts_of, goes_on
 from training.proposals import regions_of
 from training.recipes import load_recipe
 from training.served import boxes_and_scores, coco_results, serve
@@ -63,14 +65,18 @@ def run_training(
     fast = wants_amp(amp, chosen)
     dataset = load_dataset(data, "train", chosen, limit, pictures)
     print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
+    about = {"data": f"{len(dataset.people)} people of {data.name}, split train", "hardware": hardware(chosen)}
+    if detector is not None:
+        about["detector"] = sha256(detector)
+    before, taught_by = lineage(init) if init is not None else [], sha256(teacher) if teacher is not None else ""
+    goes_on(
+        out / "last.pt", values, taught_by, facts_of(dataset, about), before
+    )  # another run's files stay as they are
     regions = regions_of(detector, dataset, values.holdout, out / "regions.pt") if detector is not None else None
     answers = None
     if values.teacher_once and teacher is not None:
         asked = load_teacher(teacher, values, chosen, dataset.joints)
-        answers = answers_of(asked, dataset, chosen, fast, out / "answers.pt")
-    about = {"data": f"{len(dataset.people)} people of {data.name}, split train", "hardware": hardware(chosen)}
-    if detector is not None:
-        about["detector"] = sha256(detector)
+        answers = answers_of(asked, dataset, chosen, out / "answers.pt")
     return train(
         values,
         dataset,

@@ -104,11 +104,13 @@ def load_coco(
     listed = read_annotations(path)
     ids = np.array([entry["id"] for entry in listed.images], dtype=np.int64)
     entries = [listed.images[i] for i in chosen_pictures(ids, limit, held_out)]
+    if not entries and len(ids):
+        raise DataError(f"{path}: none of its {len(ids)} pictures is held out at {held_out:g}")
     kept, pictures = open_pictures(folder, entries, device or torch.device("cpu"), keep)
     if not kept:
         raise DataError(f"{path}: none of its {len(entries)} pictures could be read under {folder}")
     slot = {entry["id"]: index for index, entry in enumerate(kept)}
-    sources = np.array([entry.get("source", source) for entry in kept])
+    sources = np.array([str(entry.get("source", source)) for entry in kept])
     people = _people([a for a in listed.people if a["image_id"] in slot], slot, sources, pictures.size_wh)
     return Dataset(pictures, people, np.array([entry["id"] for entry in kept]), sources)
 

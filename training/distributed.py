@@ -28,6 +28,10 @@ class Group:
         """This process's part of a batch's rows (B,): every size-th one."""
         return rows[self.rank :: self.size]
 
+    def part(self, count: int) -> int:
+        """How many of a batch's first `count` rows are this process's."""
+        return len(range(self.rank, count, self.size))
+
     def prepare(self, model: Module) -> Module:
         """`model`, its batch norms in place made to see the whole batch where it is shared; the weights stay alike."""
         return share_norms(model) if self.size > 1 else model

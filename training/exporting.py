@@ -132,9 +132,9 @@ def slim(content: dict[str, Any], kept: str) -> dict[str, Any]:
     Its recipe is of that branch alone: a partner that only taught may be many times as heavy.
     """
     recipe = content["recipe"]
-    alone = {"branches": [branch for branch in recipe["branches"] if branch["name"] == kept], "kept": kept}
-    if recipe.get("distillation") == "mutual":  # which takes two
-        alone["distillation"] = "ensemble"
+    alone: dict[str, Any] = {"branches": [branch for branch in recipe["branches"] if branch["name"] == kept], "kept": kept}
+    if recipe.get("distillation") != "teacher":  # others teach where there are two
+        alone |= {"distillation": "ensemble", "unlabelled_weight": 0.0}
     parts = ("trunk.", f"branches.{kept}.")
     weights = {name: value for name, value in content["ema"].items() if name.startswith(parts)}
     halved = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}

@@ -110,10 +110,10 @@ def read_mpii(folder: Path, name: str) -> Mpii:
             return read_release(release)
         wanted = " or ".join(str(path) for path in listed)
         raise DataError(f"expected {wanted}; the release alone ({RELEASE}) has the split train only")
-    people = read_json(path)
     truth = path.with_name(f"gt_{path.stem.removeprefix('mpii_')}.mat")
     if truth.exists():
-        return dataclasses.replace(people, head_boxes=read_head_boxes(truth, len(people)))
+        return read_json(path, truth)
+    people = read_json(path)
     if release is not None:
         return dataclasses.replace(people, head_boxes=match_head_boxes(people, read_release(release)))
     return people
@@ -166,34 +166,40 @@ def _release_row(image: str, person: Any) -> dict[str, Any] | None:
     return {"image": image, "joints": joints, "centre": centre, "scale": scale, "head": head}
 
 
-def read_json(path: Path) -> Mpii:
+def read_json(path: Path, truth: Path | None = None) -> Mpii:
     """The people of a JSON conversion: a list of {image, joints, joints_vis, center, scale}.
 
-    joints_vis says which joints are labelled, visible or hidden. No head boxes. Raises DataError for another file.
+    joints_vis says which joints are labelled, visible or hidden. truth: the gt_NAME.mat with everyone's head box,
+    without which there are none. Raises DataError for another file.
     """
     rows = []
     try:
         for entry in json.loads(path.read_text()):
             joints = np.array(entry["joints"], dtype=np.float64).reshape(len(MPII.names), 2)
             joints[np.array(entry["joints_vis"]).reshape(len(MPII.names)) == 0] = np.nan
-            centre, scale = entry["center"], float(entry["scale"])
+            centre = np.array(entry["center"], dtype=np.float64).reshape(2)
+            scale = float(entry["scale"])
             rows.append(
                 {"image": entry["image"], "joints": joints, "centre": centre, "scale": scale, "head": [np.nan] * 4}
             )
     except NOT_MPII as error:
         raise DataError(f"{path}: expected MPII as a list in JSON: {type(error).__name__}: {error}") from error
+    if truth is not None:
+        for row, head in zip(rows, read_head_boxes(truth, len(rows)), strict=True):
+            row["head"] = head
     return _table(path, rows)
 
 
 def read_head_boxes(path: Path, count: int) -> Floats:
-    """Head boxes (count, 4) xyxy of gt_NAME.mat: its headboxes_src is (2, 2, count): corner, axis, person."""
+    """Head boxes (count, 4) xyxy of gt_NAME.mat, in its pixels: headboxes_src is (2, 2, count): corner, axis."""
     try:
         corners = np.asarray(scipy.io.loadmat(path)["headboxes_src"], dtype=np.float64)
     except NOT_MPII as error:
         raise DataError(f"{path}: expected headboxes_src: {type(error).__name__}: {error}") from error
     if corners.shape != (2, 2, count):
         raise DataError(f"{path}: expected head boxes (2, 2, {count}), got {corners.shape}")
-    return corners.reshape(4, count).T - ORIGIN
+    boxes: Floats = corners.reshape(4, count).T
+    return boxes
 
 
 def match_head_boxes(people: Mpii, release: Mpii) -> Floats:

@@ -23,6 +23,7 @@ KEEPS = ("auto", "memory", "files")
 Kept = TypeVar("Kept")
 Entry = dict[str, Any]  # of a COCO file's "images": file_name, and maybe width and height
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+AS_STORED = ("AVIF",)  # formats that OpenCV does not turn upright
 
 
 class DataError(ValueError):
@@ -229,10 +230,13 @@ def picture_size(file: Path, stated_wh: tuple[int, ...] | None) -> tuple[int, in
             width, height = image.size
             image.draft("RGB", (width // 8, height // 8))  # a JPEG is decoded at an eighth, which is faster
             image.load()  # tells of a file that was cut short: its header does not
-            if image.getexif().get(ExifTags.Base.Orientation) in TURNED:
+            turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED and image.format not in AS_STORED
+            if turned:
                 width, height = height, width
     except Exception as error:  # Pillow has a dozen unrelated types for a broken file
         return f"{file}: {error}"
+    if not cv2.haveImageReader(str(file)):
+        return f"{file}: not a readable picture"
     return _unlike(file, (width, height), stated_wh) or (width, height)
 
 

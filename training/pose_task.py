@@ -14,10 +14,11 @@ from training.config import Recipe, Stage
 from training.data import Dataset, People
 from training.decoding import Decode, deployed_decoding
 from training.distillation import seen_by, soft_loss, soft_targets
+from training.distributed import Group
 from training.joints import MPII, JointSet
 from training.losses import Heatmaps, heatmap_mse, pixelwise_kl
 from training.metrics import measured, oks, oks_share
-from training.pckh import pckh
+from training.pckh import head_sizes, pckh
 from training.pictures import Pictures
 from training.pose_crops import Crops, PoseCrops, answer_targets, keypoint_targets
 from training.pose_network import build_model as build_model
@@ -35,7 +36,7 @@ class PoseTask:
     """Everything the training loop asks about poses. `train` people are learnt from, `held` ones only measured on.
 
     regions: where a detector sees somebody, for a recipe with region_share. answers: what a teacher sees of everybody,
-    for one with teacher_once.
+    for one with teacher_once. group: among whom a batch is shared.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class PoseTask:
         held_pictures: np.ndarray,
         regions: Regions | None = None,
         answers: Answers | None = None,
+        group: Group | None = None,
     ) -> None:
         self.recipe, self.pictures, self.joints = recipe, dataset.pictures, dataset.joints
         self.score_name = score_name(self.joints)
@@ -54,7 +56,7 @@ class PoseTask:
         usable = ((labelled >= MIN_TRAINED_POINTS) & (height >= MIN_TRAINED_HEIGHT_PX)).numpy()
         held = held_pictures[people.picture.numpy()]
         self.crops = PoseCrops(dataset, usable & ~held, recipe.augment, regions)
-        self.answers = answers
+        self.answers, self.group = answers, group or Group()
         self.held = people.subset(held & scored(people, self.joints))
         if held.any() and not len(self.held):
             log.warning("none of the people held aside can be measured by %s", self.score_name)
@@ -74,7 +76,7 @@ class PoseTask:
         first crops, by the recipe's region_share, are of regions: "region/boxes", "region/near", "region/counts".
         """
         size = stage.height, stage.width
-        count = round(self.recipe.region_share * len(rows))
+        count = self.group.part(regions_in(self.recipe, stage))
         crops, targets = self.crops.of_people(rows[count:], size, generator), {}
         if count:
             looked, wanted = self.crops.of_regions(count, size, generator)
@@ -162,6 +164,11 @@ class PoseTask:
         return grid(crops, skeletons, outputs.ensemble.float().amax(1))
 
 
+def regions_in(recipe: Recipe, stage: Stage) -> int:
+    """How many of a whole batch are of regions."""
+    return round(recipe.region_share * stage.batch)
+
+
 def score_name(joints: JointSet) -> str:
     """What `score` measures: OKS knows COCO's keypoints, PCKh MPII's."""
     return "pckh_50" if joints == MPII else "oks_share"
@@ -170,7 +177,7 @@ def score_name(joints: JointSet) -> str:
 def scored(people: People, joints: JointSet) -> np.ndarray:
     """Which people (N,) bool `score` can measure."""
     if joints == MPII:
-        known: np.ndarray = (people.head_boxes.isfinite().all(1) & people.labelled.any(1)).numpy()
+        known: np.ndarray = (head_sizes(people.head_boxes.numpy()) > 0) & people.labelled.any(1).numpy()
         return known
     return measured(people.labelled.numpy(), people.boxes.numpy())
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.config import Recipe
+from training.data import Dataset, digest
 from training.joints import COCO
 from training.recipes import recipe_from_dict
 from training.restore import joints_of
@@ -18,6 +20,46 @@ if TYPE_CHECKING:  # the loop imports this file
     from training.train import Run
 
 log = logging.getLogger("okdhp.train")
+
+
+def facts_of(dataset: Dataset, about: dict[str, str] | None) -> dict[str, str]:
+    """What a checkpoint says of its run: `about`, the joints that were learnt and the annotations."""
+    return {**(about or {}), "joints": dataset.joints.name, "annotations": digest(dataset.people)}
+
+
+def goes_on(
+    path: Path, recipe: Recipe, teacher: str, about: dict[str, str], before: list[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The checkpoint `path` for a run of these facts to go on from; None where there is none yet.
+
+    teacher: its digest, "" without one. about, before: as Progress has them.
+    Raises CheckpointError if it is another recipe's, teacher's, data's or start's.
+    """
+    if not path.exists():
+        return None
+    content = load_checkpoint(path)
+
+    def require(same: bool, otherwise: str) -> None:
+        if not same:
+            raise CheckpointError(f"{path}: {otherwise}; choose another output folder")
+
+    if not content["model"]:
+        raise CheckpointError(f"{path}: is a slim checkpoint: a run can start from it (--init), not go on")
+    # Of some facts older checkpoints do not tell; keys of recipes that came later have their defaults.
+    require(recipe_from_dict(content["recipe"]) == recipe, "belongs to another recipe")
+    require(not teacher or content.get("teacher") == teacher, "was taught by another teacher")
+    require(joints_of(content).name == about.get("joints", COCO.name), "has learnt other keypoints")
+    data, now = content.get("data", ""), about.get("data", "")
+    require(not data or data == now, f"has learnt from {data}, not {now}")
+    require(content.get("detector", "") == about.get("detector", ""), "has learnt from another detector")
+    learnt = content.get("annotations", "")
+    require(not learnt or learnt == about.get("annotations"), "has learnt from other annotations")
+    if before and "before" in content:
+        known = content["before"]
+        started = f'another checkpoint (of "{known[-1]["recipe"]}")' if known else "no checkpoint"
+        same = bool(known) and known[-1]["sha256"] == before[-1]["sha256"]
+        require(same, f"was started from {started} (--init)")
+    return content
 
 
 class Progress:
@@ -49,27 +91,10 @@ class Progress:
 
         Raises CheckpointError if it is another recipe's, data's or start's.
         """
-        if not self.path.exists():
+        run = self.run
+        content = goes_on(self.path, run.recipe, run.teacher.identity if run.teacher else "", self.about, self.before)
+        if content is None:
             return
-        content, run = load_checkpoint(self.path), self.run
-        if not content["model"]:
-            raise CheckpointError(f"{self.path}: is a slim checkpoint: a run can start from it (--init), not go on")
-        if recipe_from_dict(content["recipe"]) != run.recipe:  # keys that came later have their defaults
-            raise CheckpointError(f"{self.path}: belongs to another recipe; choose another output folder")
-        if run.teacher is not None and run.teacher.identity != content.get("teacher"):
-            raise CheckpointError(f"{self.path}: was taught by another teacher; choose another output folder")
-        if joints_of(content).name != self.about.get("joints", COCO.name):
-            raise CheckpointError(f"{self.path}: has learnt other keypoints; choose another output folder")
-        before, now = content.get("data", ""), self.about.get("data", "")
-        if before and now != before:
-            raise CheckpointError(f"{self.path}: has learnt from {before}, not {now}; choose another output folder")
-        if content.get("detector", "") != self.about.get("detector", ""):
-            raise CheckpointError(f"{self.path}: has learnt from another detector; choose another output folder")
-        learnt = content.get("annotations", "")  # older checkpoints do not say
-        if learnt and learnt != self.about.get("annotations"):
-            raise CheckpointError(f"{self.path}: has learnt from other annotations; choose another output folder")
-        if "before" in content:  # older checkpoints do not say
-            self._check_start(content["before"])
         run.model.load_state_dict(content["model"])
         run.ema.model.load_state_dict(content["ema"])
         run.ema.updates = content["ema_updates"]
@@ -78,12 +103,6 @@ class Progress:
         self.step, self.sums = content.get("step", 0), content.get("sums", {})
         self.before = content.get("before", [])
         log.info("resumed %s after epoch %d, step %d", self.path, self.epoch, self.step)
-
-    def _check_start(self, known: list[dict[str, Any]]) -> None:
-        """Raises CheckpointError where the run is to start from another checkpoint than it did, unless from none."""
-        if self.before and (not known or known[-1]["sha256"] != self.before[-1]["sha256"]):
-            started = f'another checkpoint (of "{known[-1]["recipe"]}")' if known else "no checkpoint"
-            raise CheckpointError(f"{self.path}: was started from {started} (--init); choose another output folder")
 
     def finish(self, epoch: int, means: dict[str, float], scores: dict[str, float], saved: bool) -> None:
         """Note the epoch's figures; where it is to be `saved`, write the checkpoint."""

@@ -38,7 +38,7 @@ def restore(content: dict[str, Any]) -> tuple[Recipe, OKDHP]:
 def start_from(model: OKDHP, task: str, path: Path, part: str = "") -> None:
     """Copy every weight of the checkpoint that has a namesake of equal shape in `model`, a network for `task`.
 
-    A cross-stage level may be deeper than the checkpoint's: what comes after it there counts nothing at first, so that
+    A cross-stage level may be longer than the checkpoint's: what comes after it there counts nothing at first, so that
     a deeper network begins as the shallower one (Net2Net: Chen et al., ICLR 2016). A checkpoint of the other task has
     an encoder to start from, and the log says that it is one. part: only weights whose names begin so.
     Raises CheckpointError where no weight fits.

@@ -21,7 +21,7 @@ from training.answers import Answers
 from training.box_task import Regions
 from training.checkpoint import lineage
 from training.config import BEST, Recipe, Stage, require
-from training.data import Dataset, digest, held_pictures
+from training.data import Dataset, held_pictures
 from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
 from training.divergence import check_finite, divergence_named
@@ -29,8 +29,8 @@ from training.ema import EMA
 from training.losses import falling, ramp_up
 from training.pictures import DataError
 from training.pose_crops import check_detector
-from training.pose_task import MIN_TRAINED_HEIGHT_PX, MIN_TRAINED_POINTS, PoseTask
-from training.progress import Progress
+from training.pose_task import MIN_TRAINED_HEIGHT_PX, MIN_TRAINED_POINTS, PoseTask, regions_in
+from training.progress import Progress, facts_of
 from training.reporting import conclude
 from training.restore import start_from
 from training.teacher import Teacher, check_teacher, load_teacher
@@ -97,8 +97,7 @@ def train(
     if path.exists():  # what is resumed has weights of its own
         start = dataclasses.replace(start, init=None)
     run = prepare(recipe, dataset, device, amp, start, compiled)
-    known = {**(about or {}), "joints": dataset.joints.name, "annotations": digest(dataset.people)}
-    state = Progress(run, path, known, before)
+    state = Progress(run, path, facts_of(dataset, about), before)
     state.resume()
     stop, began = stop_on_signal(), time.monotonic()
     board = SummaryWriter(str(out)) if run.group.leads else None
@@ -159,10 +158,11 @@ def prepare(
         raise DataError(f"of {len(held)} pictures none is held out to choose the best branch by: raise holdout")
     task: Task
     if recipe.task == "pose":
-        task = PoseTask(recipe, dataset, held, start.regions, start.answers)
+        task = PoseTask(recipe, dataset, held, start.regions, start.answers, group)
     else:
         task = DetectorTask(recipe, dataset, held)
     check_enough(recipe, task, dataset)
+    check_regions(recipe, group)
     model = group.prepare(task.build().to(device))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if start.init is not None:
@@ -189,6 +189,13 @@ def check_enough(recipe: Recipe, task: Task, dataset: Dataset) -> None:
     enough = f"{MIN_TRAINED_POINTS} labelled keypoints, {MIN_TRAINED_HEIGHT_PX} px of height"
     listed = f"of {len(dataset.people)} annotated people none has {enough} and a picture that is not held out"
     raise DataError(f"nobody to learn poses from: {listed}")
+
+
+def check_regions(recipe: Recipe, group: Group) -> None:
+    """Raises RecipeError where a process would have a batch without regions, and box heads without a loss."""
+    few = min(regions_in(recipe, stage) for stage in recipe.stages)
+    enough = recipe.region_share == 0 or few >= group.size
+    require(enough, f"{recipe.name}: {few} regions a batch for {group.size} processes: raise region_share or the batch")
 
 
 def run_epoch(run: Run, state: Progress, epoch: int, stop: Callable[[], bool]) -> dict[str, float] | None:

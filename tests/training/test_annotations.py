@@ -144,6 +144,8 @@ def named(*names: str) -> list[dict[str, Any]]:
         ({"images": [{"id": "img_1"}]}, "an image's id must be a whole number, got 'img_1'"),
         ({"images": [{"file_name": "1.png"}]}, "an image's id must be a whole number, got None"),
         ({"images": [{"id": 1}, {"id": "1"}]}, "two images have the id 1"),
+        ({"images": [{"id": 10**20}]}, "an image's id must be a whole number, got 100000000000000000000"),
+        ({"categories": [{"id": 1, "name": "person", "keypoints": 17}]}, "must be a list of names, got 17"),
         ({"images": {"1": {}}}, "images must be a list of objects"),
         ({"annotations": [3]}, "annotations must be a list of objects"),
         (

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commandline import okdhp
+from commandline import okdhp, refused
 from small_runs import CPU, POSE, run
 
 from model.digest import sha256
@@ -45,7 +45,7 @@ def dataset(drawn_folder: Path) -> Dataset:
 
 
 def asked(teacher: Path, dataset: Dataset, kept: Path) -> Answers:
-    return answers_of(load_teacher(teacher, TAUGHT, CPU), dataset, CPU, amp=False, kept=kept)
+    return answers_of(load_teacher(teacher, TAUGHT, CPU), dataset, CPU, kept)
 
 
 def perfect(dataset: Dataset) -> Answers:
@@ -184,4 +184,6 @@ def test_the_command_asks_once_and_resumes(drawn_folder: Path, teachers: tuple[P
     okdhp(*command, "--amp", "off", "--device", "cpu")
     content = load_checkpoint(tmp_path / "run" / "last.pt")
     assert content["epoch"] == 2 and content["teacher"] == sha256(teachers[0])
+    line = refused(*command[:-1], teachers[1], "--amp", "off", "--device", "cpu")
+    assert "was taught by another teacher" in line
     assert (tmp_path / "run" / "answers.pt").stat().st_mtime_ns == written

@@ -93,7 +93,12 @@ def refused(*arguments: object) -> str:
 def test_what_the_detector_proposes_and_the_checkpoint_do_not_share_a_name(mended: Path, fitted: Path) -> None:
     arguments = ("--data", mended / "people", "--detector", fitted / "low.onnx", "--steps", 1, "--batch", 8)
     said = refused(mended / "pose.pt", fitted / "regions.pt", *arguments)
-    assert "choose another name" in said
+    assert "kept in a file of this name; choose another one" in said
+    checkpoint = fitted / "other" / "regions.pt"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes((mended / "pose.pt").read_bytes())
+    refused(checkpoint, fitted / "other" / "head.pt", *arguments)
+    assert checkpoint.read_bytes() == (mended / "pose.pt").read_bytes()
 
 
 def test_a_file_of_that_name_that_is_something_else_is_made_anew(mended: Path, fitted: Path, tmp_path: Path) -> None:

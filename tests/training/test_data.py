@@ -13,9 +13,17 @@ from PIL import ExifTags, Image
 from app.geometry import crop_matrix, letterbox_matrix, warp
 from training.annotations import annotation_fault
 from training.augment import crop_matrices
-from training.data import digest, held_pictures
+from training.data import digest, held_pictures, load_coco
 from training.datasets import load_dataset
-from training.pictures import DataError, DecodedPictures, PictureFiles, as_one_kernel, open_pictures
+from training.pictures import (
+    DataError,
+    DecodedPictures,
+    PictureFiles,
+    as_one_kernel,
+    decode,
+    open_pictures,
+    picture_size,
+)
 
 
 def test_people_come_with_their_own_picture(drawn_folder: Path) -> None:
@@ -167,6 +175,32 @@ def test_a_jpeg_that_was_cut_short_is_left_out_wherever_pictures_are_kept(tmp_pa
     for keep in ("memory", "files"):
         kept, _ = open_pictures(tmp_path, entries, torch.device("cpu"), keep)
         assert [entry["file_name"] for entry in kept] == ["whole.jpg"]
+
+
+@pytest.mark.parametrize("keep", ["memory", "files"])
+def test_a_format_that_opencv_does_not_read_is_left_out_wherever_pictures_are_kept(tmp_path: Path, keep: str) -> None:
+    for name in ("good.png", "odd.tga"):
+        Image.new("RGB", (64, 48)).save(tmp_path / name)
+    entries = [{"file_name": "good.png"}, {"file_name": "odd.tga"}]
+    kept, _ = open_pictures(tmp_path, entries, torch.device("cpu"), keep)
+    assert [entry["file_name"] for entry in kept] == ["good.png"]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif", "avif"])
+def test_a_picture_has_one_size_wherever_it_is_kept(tmp_path: Path, ending: str) -> None:
+    path, exif = tmp_path / f"turned.{ending}", Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    try:
+        Image.new("RGB", (64, 48)).save(path, exif=exif)
+    except (OSError, KeyError):
+        pytest.skip(f"this Pillow does not write {ending}")
+    pixels = decode(path, None)
+    assert isinstance(pixels, np.ndarray) and picture_size(path, None) == pixels.shape[1::-1]
+
+
+def test_nobody_held_out_is_said_as_such(drawn_folder: Path) -> None:
+    with pytest.raises(DataError, match="none of its 24 pictures is held out at 1e-09"):
+        load_coco(drawn_folder, "train", held_out=1e-9)
 
 
 def test_a_picture_that_breaks_later_stops_what_wants_it_and_is_named(drawn_folder: Path, tmp_path: Path) -> None:

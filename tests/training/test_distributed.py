@@ -108,6 +108,13 @@ def test_every_row_of_a_batch_is_one_processs_work() -> None:
     assert sorted(torch.cat(shares).tolist()) == rows.tolist()
 
 
+def test_the_first_of_a_batch_are_spread_over_the_processes() -> None:
+    for count in range(12):
+        parts = [Group(rank, 3).part(count) for rank in range(3)]
+        shares = [Group(rank, 3).share(torch.arange(12)) for rank in range(3)]
+        assert parts == [int((share < count).sum()) for share in shares]
+
+
 def test_alone_there_is_nothing_to_agree_on() -> None:
     group = Group()
     assert (group.leads, group.any(True), group.any(False)) == (True, True, False)

@@ -197,6 +197,28 @@ def test_person_without_a_usable_scale_is_named_and_left_out(tmp_path: Path, cap
     assert "person 1 (11.jpg) has no usable centre and scale" in caplog.text
 
 
+def test_whoever_is_left_out_takes_no_other_s_head_box_along(tmp_path: Path) -> None:
+    folder = tmp_path / "mpii"
+    path = write_json(folder / "annot" / "valid.json")
+    corners = np.arange(16, dtype=np.float64).reshape(2, 2, 4)
+    scipy.io.savemat(path.with_name("gt_valid.mat"), {"headboxes_src": corners})
+    everyone = read_mpii(folder, "val")
+    content = json.loads(path.read_text())
+    content[1]["scale"] = -1
+    path.write_text(json.dumps(content))
+    np.testing.assert_array_equal(read_mpii(folder, "val").head_boxes, np.delete(everyone.head_boxes, 1, axis=0))
+
+
+@pytest.mark.parametrize("centre", [None, [1.0, 2.0, 3.0]])
+def test_a_centre_that_is_none_is_told_in_one_line(tmp_path: Path, centre: object) -> None:
+    path = write_json(tmp_path / "train.json")
+    content = json.loads(path.read_text())
+    content[0]["center"] = centre
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="expected MPII as a list in JSON"):
+        read_json(path)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '[{"image": "1.jpg"}]', '{"images": []}', "[1]"])
 def test_another_json_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     path = tmp_path / "train.json"

@@ -15,6 +15,7 @@ from app.cli import app
 from training.checkpoint import load_checkpoint
 from training.datasets import load_dataset
 from training.joints import MPII
+from training.pose_task import score, scored
 
 # Where MPII's joints are among COCO's keypoints; its pelvis, thorax, neck and head top are between two of them.
 FROM_COCO = ((16, 16), (14, 14), (12, 12), (11, 11), (13, 13), (15, 15), (11, 12), (5, 6), (0, 6), (1, 2)) + (
@@ -63,6 +64,14 @@ def test_every_branch_learns_mpiis_joints_and_is_scored_by_pckh(trained: Path) -
     assert last["losses"]["mse/a"] < first["losses"]["mse/a"]
     assert set(last["scores"]) == {"a", "b", "ensemble"}
     assert all(0 <= score <= 1 for score in last["scores"].values())
+
+
+def test_a_head_box_of_no_size_is_not_measured_by(mpii_folder: Path) -> None:
+    people = load_dataset(mpii_folder, "val").people
+    people.head_boxes[3] = 0.0
+    assert np.flatnonzero(~scored(people, MPII)).tolist() == [3]
+    measurable = people.subset(scored(people, MPII))
+    assert score(measurable.keypoints.numpy(), measurable, MPII) == 1.0
 
 
 def test_card_names_the_joints_and_the_score(trained: Path) -> None:

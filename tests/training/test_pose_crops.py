@@ -12,10 +12,11 @@ from app.geometry import BORDER_GREY
 from training.box_task import NEAR_IOU, Regions
 from training.config import Augment, Recipe, RecipeError, Stage
 from training.data import Dataset, load_coco
+from training.distributed import Group
 from training.losses import box_iou
 from training.pose_crops import FAR_AWAY, SHOWS_IOU, Crops, PoseCrops, keypoint_targets
 from training.pose_task import PoseTask
-from training.train import Start, prepare, seeded
+from training.train import Start, check_regions, prepare, seeded
 
 SIZE_HW = (96, 64)
 STAGE = Stage(1, 96, 64, batch=8)
@@ -105,8 +106,22 @@ def test_a_share_of_every_batch_is_of_regions(dataset: Dataset) -> None:
     assert shapes == {"boxes": (4, 4), "near": (4,), "counts": (4,)}
 
 
+def test_processes_share_the_regions_of_a_batch(dataset: Dataset) -> None:
+    three, counts = dataclasses.replace(RECIPE, region_share=0.4), []  # 3 of 8
+    for rank in range(2):
+        nobody_held = np.zeros(len(dataset.pictures), bool)
+        half = PoseTask(three, dataset, nobody_held, own_boxes(dataset), group=Group(rank, 2))
+        counts.append(len(half.batch(torch.arange(4), STAGE, seeded(0, 0, 1))[1]["region/boxes"]))
+    assert counts == [2, 1]
+
+
+def test_a_process_without_regions_is_refused_before_it_breaks_the_others() -> None:
+    with pytest.raises(RecipeError, match="1 regions a batch for 2 processes"):
+        check_regions(dataclasses.replace(RECIPE, region_share=0.1), Group(0, 2))
+
+
 def test_where_the_picture_ends_early_the_crop_is_grey(dataset: Dataset) -> None:
-    images, targets = task(dataset).batch(torch.arange(30), STAGE, seeded(0, 0, 1))
+    images, targets = task(dataset).batch(torch.arange(30), Stage(1, 96, 64, batch=30), seeded(0, 0, 1))
     cut = (targets["keypoints"] == FAR_AWAY).flatten(1).any(1)
     assert 0 < cut.sum() < 10 and not cut[15:].any()
     assert (images[cut, :, -1] == BORDER_GREY).all()
