@@ -69,9 +69,8 @@ def run_training(
     if detector is not None:
         about["detector"] = sha256(detector)
     before, taught_by = lineage(init) if init is not None else [], sha256(teacher) if teacher is not None else ""
-    goes_on(
-        out / "last.pt", values, taught_by, facts_of(dataset, about), before
-    )  # another run's files stay as they are
+    # Before anything is asked and kept in `out`: the files of another run stay as they are.
+    goes_on(out / "last.pt", values, taught_by, facts_of(dataset, about), before)
     regions = regions_of(detector, dataset, values.holdout, out / "regions.pt") if detector is not None else None
     answers = None
     if values.teacher_once and teacher is not None:

@@ -132,7 +132,8 @@ def slim(content: dict[str, Any], kept: str) -> dict[str, Any]:
     Its recipe is of that branch alone: a partner that only taught may be many times as heavy.
     """
     recipe = content["recipe"]
-    alone: dict[str, Any] = {"branches": [branch for branch in recipe["branches"] if branch["name"] == kept], "kept": kept}
+    branches = [branch for branch in recipe["branches"] if branch["name"] == kept]
+    alone: dict[str, Any] = {"branches": branches, "kept": kept}
     if recipe.get("distillation") != "teacher":  # others teach where there are two
         alone |= {"distillation": "ensemble", "unlabelled_weight": 0.0}
     parts = ("trunk.", f"branches.{kept}.")
