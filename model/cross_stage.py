@@ -36,7 +36,7 @@ class CrossStage(nn.Module):
 
 
 def longer(kernel: Tensor, like: Tensor) -> Tensor:
-    """A merging `kernel` (out, in, 1, 1), with zeros for what one `like` that of a deeper level reads besides."""
+    """A merging `kernel` (out, in, 1, 1) with zeros for the inputs that `like`, of a longer level, has besides."""
     more = like.shape[1] - kernel.shape[1]
     return F.pad(kernel, (0, 0, 0, 0, 0, more)) if more > 0 else kernel
 

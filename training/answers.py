@@ -1,7 +1,6 @@
 """What a teacher sees of every person, asked once: a student learns from it on views that the teacher never saw."""
 
 import hashlib
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from training.checkpoint import kept_for, save_checkpoint
 from training.data import Dataset, digest
 from training.targets import bells
 from training.teacher import Teacher
-
-log = logging.getLogger("okdhp.train")
 
 PLACES = 3  # of a keypoint that are kept: where it is seen, and where else it might be
 LEAST_HEIGHT = 0.05  # of a heatmap, where it names a place
@@ -65,7 +62,7 @@ def answers_of(teacher: Teacher, dataset: Dataset, device: torch.device, kept: P
 def highest_places(heatmaps: Tensor, stride: float) -> tuple[Tensor, Tensor]:
     """Places (B, K, PLACES, 2) in input pixels where heatmaps (B, K, H, W) are highest, and heights (B, K, PLACES).
 
-    A place is higher than all within APART cells, and refined by a parabola through the logarithms of it and its
+    A place is as high as any within APART cells, and refined by a parabola through the logarithms of it and its
     neighbours, along x and y: exact for a Gaussian.
     """
     width = heatmaps.shape[3]
