@@ -26,7 +26,7 @@ GRACE_S = 1.0  # how long a person keeps the id out of the answers: a walker pas
 OVERLOOKED_LIMIT = 4  # runs of the detector in a row that may overlook a person
 HOPE_SHARE = 0.5  # a newcomer under this share of min_score is not followed: each region costs a run of the network
 EMPTY_GAP_FRAMES = 3  # with nobody in view the detector looks at least this often
-SHORTEST_STEP_S = 1 / 60  # frames that come closer were taken further apart, and the network held the first one up
+SHORTEST_STEP_S = 1 / 60  # frames that come closer were taken further apart: the way held the first one up
 VELOCITY_WEIGHT = 0.4  # share of the newest step in a track's velocity
 
 

@@ -1,7 +1,5 @@
 """What a teacher sees of every person, asked once: a student learns from it on views that the teacher never saw."""
 
-import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.augment import crop_matrices, inverted, transform_points
-from training.checkpoint import kept_for, save_checkpoint
-from training.data import Dataset, digest
+from training.checkpoint import keep, kept_for
+from training.data import Dataset, identity
 from training.targets import bells
 from training.teacher import Teacher
 
@@ -40,10 +38,9 @@ def answers_of(teacher: Teacher, dataset: Dataset, device: torch.device, kept: P
     A view of a student's may be turned, covered, dark or of another size: places are carried over as annotations are.
     So a heavy teacher is run once a person, not once a crop, as FPD does (Zhang et al., CVPR 2019). What it saw is left
     in the file `kept` for the next start of the run. It is asked in full precision: in bfloat16 neighbouring cells are
-    often equal, and a hill has several tops.
+    often equal, and a hill has several tops. Raises CheckpointError as `kept_for`.
     """
-    pictures = hashlib.sha256(dataset.image_ids.tobytes()).hexdigest()
-    known = {"teacher": teacher.identity, "people": digest(dataset.people), "pictures": pictures}
+    known = {"teacher": teacher.identity, **identity(dataset)}
     if found := kept_for(kept, known):
         return Answers(found["places"], found["heights"], teacher.identity)
     people, parts = dataset.people, []
@@ -54,8 +51,7 @@ def answers_of(teacher: Teacher, dataset: Dataset, device: torch.device, kept: P
         places, heights = (part.cpu() for part in highest_places(heatmaps, teacher.size_hw[0] / heatmaps.shape[2]))
         parts.append((transform_points(places.flatten(1, 2), inverted(matrices)).view_as(places), heights))
     places, heights = (torch.cat(values) for values in zip(*parts, strict=True))
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one writes
-        save_checkpoint(kept, {"known": known, "places": places, "heights": heights})
+    keep(kept, known, places=places, heights=heights)
     return Answers(places, heights, teacher.identity)
 
 

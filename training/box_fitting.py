@@ -41,8 +41,8 @@ def fit_boxes(
     Raises RecipeError for a network without box heads, DataError and CheckpointError.
     """
     kept = out.with_name("regions.pt")
-    if kept.resolve() in (out.resolve(), checkpoint.resolve()):
-        raise DataError(f"{kept}: what the detector proposes will be kept in a file of this name; choose another one")
+    if out == kept:
+        raise DataError(f"{out}: what the detector proposes will be kept in a file of this name; choose another one")
     content = load_checkpoint(checkpoint)
     recipe, model = restore(content)
     if recipe.region_share == 0:

@@ -42,12 +42,25 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def kept_for(path: Path, known: dict[str, Any]) -> dict[str, Any] | None:
-    """What was saved in `path` under exactly these facts, its "known"; None where nothing was, or something else."""
+    """What `keep` left in `path` under exactly the facts `known`; None where there is nothing, or under others.
+
+    Raises CheckpointError for a file that `keep` did not write: it is somebody's, and would be written over.
+    """
+    if not path.exists():
+        return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # as above; whatever cannot be read was not kept for this
-        return None
-    return content if isinstance(content, dict) and content.get("known") == known else None
+    except Exception:  # as in load_checkpoint
+        content = None
+    if not isinstance(content, dict) or "known" not in content:
+        raise CheckpointError(f"{path}: is in the way of what a run keeps under this name; move it elsewhere")
+    return content if content["known"] == known else None
+
+
+def keep(path: Path, known: dict[str, Any], **values: Any) -> None:
+    """Write `values` under the facts `known` that they follow from; of torchrun's processes the first does."""
+    if os.environ.get("RANK", "0") == "0":
+        save_checkpoint(path, {"known": known, **values})
 
 
 def lineage(path: Path) -> list[dict[str, Any]]:

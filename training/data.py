@@ -77,6 +77,11 @@ def digest(people: People) -> str:
     return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:16]
 
 
+def identity(dataset: Dataset) -> dict[str, str]:
+    """Tells what was made of one dataset from what was made of another: its people and its pictures."""
+    return {"people": digest(dataset.people), "pictures": hashlib.sha256(dataset.image_ids.tobytes()).hexdigest()}
+
+
 def chosen_pictures(image_ids: np.ndarray, limit: int | None, held_out: float) -> list[int]:
     """Which pictures to load, in order: all, or with `held_out` those kept aside; of them `limit` at random."""
     kept = np.flatnonzero(held_pictures(image_ids, held_out)) if held_out > 0 else np.arange(len(image_ids))

@@ -82,9 +82,14 @@ def run_export(
     return card
 
 
-def _check_names(checkpoint: Path, out: Path, content: dict[str, Any]) -> None:
+def check_ending(out: Path) -> None:
+    """Raises DataError for an ONNX file `out` that is called as what lies beside it."""
     if out.suffix in (".pt", ".json"):
         raise DataError(f"{out}: card and checkpoint lie beside the file with these endings; call it {out.stem}.onnx")
+
+
+def _check_names(checkpoint: Path, out: Path, content: dict[str, Any]) -> None:
+    check_ending(out)
     if content["model"] and out.with_suffix(".pt").resolve() == checkpoint.resolve():
         raise DataError(f"{out}: its slim checkpoint would replace {checkpoint}; choose another name or folder")
 

@@ -72,6 +72,7 @@ class PoseTask:
     def batch(self, rows: Tensor, stage: Stage, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Augmented crops (B, 3, H, W) float 0..255 and their targets on the pictures' device.
 
+        rows (B,): of a whole batch of stage.batch those that are this process's, all where it is alone.
         "absent" (B, K): which keypoints are known to be out of sight, so that their heatmaps should be empty. The
         first crops, by the recipe's region_share, are of regions: "region/boxes", "region/near", "region/counts".
         """
@@ -93,8 +94,10 @@ class PoseTask:
         recipe, kind, temperature = self.recipe, self.recipe.soft_loss, self.recipe.temperature
         height = outputs.ensemble.shape[2]
         target, weight, visible = self.target(targets, stage, height)
-        teacher = targets.get("teacher") if self.answers is None else self.answered(targets, stage, height)
-        soft = soft_targets(recipe.distillation, outputs, temperature, teacher) if kd_weight > 0 else {}
+        soft: dict[str, tuple[Heatmaps, ...]] = {}
+        if kd_weight > 0:
+            teacher = targets.get("teacher") if self.answers is None else self.answered(targets, stage, height)
+            soft = soft_targets(recipe.distillation, outputs, temperature, teacher)
         terms = {
             f"mse/shared{i}": heatmap_mse(Heatmaps(maps, temperature), target, weight)
             for i, maps in enumerate(outputs.shared)
@@ -129,15 +132,18 @@ class PoseTask:
         x, y = points.unbind(2)
         inside = (x >= 0) & (x < stage.width) & (y >= 0) & (y < stage.height)
         counts = labelled + self.recipe.absent_weight * targets["absent"]
-        sigma = self.sigma_per_height * stage.height * 4 / stride
-        maps = keypoint_heatmaps(points, inside & targets["labelled"], (stage.height, stage.width), stride, sigma)
+        present, sigma = inside & targets["labelled"], self.sigma(stage, stride)
+        maps = keypoint_heatmaps(points, present, (stage.height, stage.width), stride, sigma)
         return Heatmaps(maps, self.recipe.temperature), counts, labelled * inside
 
     def answered(self, targets: dict[str, Tensor], stage: Stage, height: int) -> Tensor:
         """What a teacher who was asked once would say of these crops, as heatmaps `height` cells high."""
-        stride = stage.height // height
-        sigma = self.sigma_per_height * stage.height * 4 / stride
-        return drawn(targets["places"], targets["heights"], (stage.height, stage.width), stride, sigma)
+        stride, size_hw = stage.height // height, (stage.height, stage.width)
+        return drawn(targets["places"], targets["heights"], size_hw, stride, self.sigma(stage, stride))
+
+    def sigma(self, stage: Stage, stride: int) -> float:
+        """Of a keypoint's bell, in cells of `stride` pixels: as wide on the body at every stage."""
+        return self.sigma_per_height * stage.height * 4 / stride
 
     def evaluate(self, model: OKDHP, stage: Stage) -> dict[str, float]:
         """The score of every branch and the ensemble on the held-out people; none where nobody is held out."""

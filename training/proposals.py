@@ -1,8 +1,6 @@
 """Where a detector sees somebody: the regions that a pose network's box head learns from."""
 
-import hashlib
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +10,8 @@ from app.geometry import SMALLEST_BOX_PX
 from app.models import DetectorNetwork, read_card
 from model.digest import sha256
 from training.box_task import JITTER, LISTED_JITTER, Regions
-from training.checkpoint import kept_for, save_checkpoint
-from training.data import Dataset, digest, held_pictures
+from training.checkpoint import keep, kept_for
+from training.data import Dataset, held_pictures, identity
 from training.evaluate import Network, complete_pictures, find_people, load_network
 from training.pictures import DataError
 
@@ -24,10 +22,9 @@ def regions_of(detector: Path, dataset: Dataset, holdout: float, kept: Path) -> 
     """What the exported `detector` proposes in `dataset`, and who is listed there, but for the pictures held out.
 
     It looks once, which takes minutes, and leaves what it found in the file `kept` for the next start of the run.
-    Raises DataError for a file that is no detector, or that finds nobody.
+    Raises DataError for a file that is no detector, or that finds nobody, and CheckpointError as `kept_for`.
     """
-    pictures = hashlib.sha256(dataset.image_ids.tobytes()).hexdigest()
-    known = {"detector": sha256(detector), "people": digest(dataset.people), "pictures": pictures, "holdout": holdout}
+    known = {"detector": sha256(detector), **identity(dataset), "holdout": holdout}
     if found := kept_for(kept, known):
         return Regions(*found["regions"])
     network = load_network(detector, "detector")
@@ -36,8 +33,7 @@ def regions_of(detector: Path, dataset: Dataset, holdout: float, kept: Path) -> 
     taught = [index for index in complete_pictures(dataset) if not held[index]]
     regions = with_listed(proposed(network, dataset, taught, min_score), dataset, taught)
     log.info("%d regions in %d pictures", len(regions), len(taught))
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one writes
-        save_checkpoint(kept, {"known": known, "regions": (regions.picture, regions.boxes, regions.jitter)})
+    keep(kept, known, regions=(regions.picture, regions.boxes, regions.jitter))
     return regions
 
 

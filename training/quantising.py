@@ -18,7 +18,7 @@ from model.digest import sha256
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.evaluate import letterboxed, load_network, person_crop
-from training.exporting import scores_of
+from training.exporting import check_ending, scores_of
 from training.pictures import DataError
 
 QUANTISED = ["Conv", "Relu", "Add", "Resize"]
@@ -31,8 +31,7 @@ def run_quantise(path: Path, out: Path, data: Path, pictures: int) -> dict[str, 
     products overflow on CPUs without VNNI. The last convolutions stay in floating point, and decoding after them.
     Raises DataError for a file without a card, one that would be written over, and one that has integers already.
     """
-    if out.suffix in (".pt", ".json"):
-        raise DataError(f"{out}: the card lies beside the file with such an ending; call it {out.stem}.onnx")
+    check_ending(out)
     if out.with_suffix("").resolve() == path.with_suffix("").resolve():
         raise DataError(
             f"{out}: is called as the file to quantize; the integers and their card need a name of their own"

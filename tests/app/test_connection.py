@@ -10,11 +10,23 @@ from app.connection import HttpProtocol
 from app.settings import Settings
 
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
+REFUSED = REQUEST.replace(b"GET", b"POST") + b"Content-Length: 99999\r\n\r\n"
 
 
 def connected(server: Server) -> socket.socket:
     host, port = server.url.removeprefix("http://").split(":")
     return socket.create_connection((host, int(port)), timeout=60)
+
+
+def answered(connection: socket.socket, request: bytes) -> bytes:
+    """The whole answer, whose body is a JSON object."""
+    connection.sendall(request)
+    answer = b""
+    while not answer.endswith(b"}"):
+        part = connection.recv(1000)
+        assert part, f"the answer ended early: {answer!r}"
+        answer += part
+    return answer
 
 
 def dropped(connection: socket.socket) -> bool:
@@ -42,36 +54,28 @@ def test_a_connection_without_a_whole_request_is_dropped(hasty: Server, sent: by
 
 def test_a_second_request_has_to_be_whole_too(hasty: Server) -> None:
     with connected(hasty) as connection:
-        connection.sendall(REQUEST + b"\r\n")
-        answer = b""
-        while b"live" not in answer:
-            answer += connection.recv(1000)
+        answered(connection, REQUEST + b"\r\n")
         connection.sendall(REQUEST)
         assert dropped(connection)
 
 
 @pytest.mark.parametrize(
-    ("request_line", "more"), [(b"GET", b"\r\n"), (b"POST", b"x")], ids=["an empty line", "the rest of a refused body"]
+    ("sent", "status", "more"),
+    [(REQUEST + b"\r\n", b"200", b"\r\n"), (REFUSED, b"405", b"x")],
+    ids=["an empty line", "the rest of a refused body"],
 )
 def test_what_comes_after_an_answer_and_is_no_request_holds_no_connection(
-    hasty: Server, request_line: bytes, more: bytes
+    hasty: Server, sent: bytes, status: bytes, more: bytes
 ) -> None:
-    head = REQUEST.replace(b"GET", request_line)
     with connected(hasty) as connection:
-        connection.sendall(head + (b"Content-Length: 99999\r\n\r\n" if request_line == b"POST" else b"\r\n"))
-        assert connection.recv(1000).startswith(b"HTTP/1.1 " + (b"405" if request_line == b"POST" else b"200"))
+        assert answered(connection, sent).startswith(b"HTTP/1.1 " + status)
         connection.sendall(more)
-        while connection.recv(1000).startswith(b"{"):
-            pass
         assert dropped(connection)
 
 
 def test_a_connection_that_turns_to_websocket_after_an_answer_stays(hasty: Server) -> None:
     with connected(hasty) as connection:
-        connection.sendall(REQUEST + b"\r\n")
-        answer = b""
-        while b"live" not in answer:
-            answer += connection.recv(1000)
+        answered(connection, REQUEST + b"\r\n")
         upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         connection.sendall(REQUEST.replace(b"/livez", b"/stream") + upgrade + key + b"\r\n")

@@ -97,16 +97,16 @@ def test_what_the_detector_proposes_and_the_checkpoint_do_not_share_a_name(mende
     checkpoint = fitted / "other" / "regions.pt"
     checkpoint.parent.mkdir()
     checkpoint.write_bytes((mended / "pose.pt").read_bytes())
-    refused(checkpoint, fitted / "other" / "head.pt", *arguments)
+    assert "move it elsewhere" in refused(checkpoint, fitted / "other" / "head.pt", *arguments)
     assert checkpoint.read_bytes() == (mended / "pose.pt").read_bytes()
 
 
-def test_a_file_of_that_name_that_is_something_else_is_made_anew(mended: Path, fitted: Path, tmp_path: Path) -> None:
+def test_a_file_of_that_name_that_is_something_else_stays(mended: Path, fitted: Path, tmp_path: Path) -> None:
     arguments = ("--data", mended / "people", "--detector", fitted / "low.onnx", "--steps", 1, "--batch", 8)
-    for content in ((mended / "pose.pt").read_bytes(), b"nothing that torch wrote"):
-        (tmp_path / "regions.pt").write_bytes(content)
-        okdhp("fit-boxes", mended / "pose.pt", tmp_path / "again.pt", *arguments)
-    assert load_checkpoint(tmp_path / "again.pt")["boxes"]["steps"] == 1
+    (tmp_path / "regions.pt").write_bytes(b"nothing that torch wrote")
+    assert "move it elsewhere" in refused(mended / "pose.pt", tmp_path / "again.pt", *arguments)
+    assert (tmp_path / "regions.pt").read_bytes() == b"nothing that torch wrote"
+    assert not (tmp_path / "again.pt").exists()
 
 
 def test_what_has_no_box_head_or_is_no_detector_is_refused_in_one_line(
