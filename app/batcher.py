@@ -35,7 +35,7 @@ class BatchReport:
     size: int
     queued_s: tuple[float, ...]
     ran_s: float
-    ok: bool
+    error: PoseError | None  # its __cause__ is what the network said
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +190,8 @@ class Batcher(Generic[Item, Result]):
             outcome = error if isinstance(error, PoseError) else ModelError("the network failed")
             outcome.__cause__ = error if outcome is not error else None
         run = _Run(started, time.perf_counter())
-        report = BatchReport(len(batch), queued_s, run.ended - run.began, not isinstance(outcome, PoseError))
+        failed = outcome if isinstance(outcome, PoseError) else None
+        report = BatchReport(len(batch), queued_s, run.ended - run.began, failed)
         self._on_batch(report)
         for index, ticket in enumerate(batch):
             if ticket.future.done():

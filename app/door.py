@@ -115,7 +115,14 @@ async def admit(websocket: WebSocket, settings: Settings, sessions: Sessions) ->
         await _deny(websocket, ForbiddenOrigin("this origin may not open streams; see POSE_STREAM_ALLOWED_ORIGINS"))
         raise WebSocketDisconnect(1008)
     await websocket.accept(PROTOCOL if PROTOCOL in websocket.scope["subprotocols"] else None)
-    address = websocket.client.host if websocket.client else "unknown"
+    with noted(_address(websocket)) as frames, _place(websocket, settings, sessions):
+        yield frames
+
+
+@contextmanager
+def _place(websocket: WebSocket, settings: Settings, sessions: Sessions) -> Iterator[None]:
+    """Count the stream while the block runs. Raises End for who may not come in, or now."""
+    address = _address(websocket)
     key = given_key(websocket.headers) or _key_of(websocket.scope["subprotocols"])
     if websocket.app.state.pipeline.draining:
         metrics.rejected.labels(Draining.reason).inc()
@@ -126,8 +133,12 @@ async def admit(websocket: WebSocket, settings: Settings, sessions: Sessions) ->
     except PoseError as error:
         metrics.rejected.labels(error.reason).inc()
         raise End(1008 if isinstance(error, Unauthorized) else 1013, error.title) from None
-    with sessions.enter(address), noted(address) as frames:
-        yield frames
+    with sessions.enter(address):
+        yield
+
+
+def _address(websocket: WebSocket) -> str:
+    return websocket.client.host if websocket.client else "unknown"
 
 
 def _origin_allowed(websocket: WebSocket, allowed: tuple[str, ...]) -> bool:
@@ -156,6 +167,8 @@ def _key_of(subprotocols: list[str]) -> str:
 async def _deny(websocket: WebSocket, error: PoseError) -> None:
     """Answer the handshake with an ordinary HTTP error."""
     metrics.rejected.labels(error.reason).inc()
+    fields = {"client": _address(websocket), "origin": websocket.headers.get("origin", "")[:200]}
+    log.info("stream refused: a foreign origin", extra=fields)
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
         body = orjson.dumps(error.problem())
         await websocket.send_denial_response(Response(body, error.status, media_type="application/problem+json"))

@@ -63,7 +63,8 @@ class BodyLimit:
 class Record:
     """Gives every HTTP request an id (X-Request-ID), counts and times it, and writes one log line.
 
-    An error that nobody foresaw is answered here, not by the framework outside of this: so it has an id, too.
+    What its body takes to arrive is its client's time: it is in the log line alone. An error that nobody foresaw is
+    answered here, not by the framework outside of this: so it has an id, too.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -75,8 +76,15 @@ class Record:
             return
         wished = Headers(scope=scope).get("x-request-id", "")
         request_id = wished if SAFE_ID.fullmatch(wished) else uuid.uuid4().hex
-        started = time.perf_counter()
+        started = came = time.perf_counter()
         status = 0
+
+        async def heard() -> Message:
+            nonlocal came
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body"):
+                came = time.perf_counter()
+            return message
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -86,7 +94,7 @@ class Record:
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, heard, watched)
         except Exception:
             log.exception("internal error", extra={"id": request_id})
             if status:  # too late to say anything else; the server cuts the connection
@@ -94,13 +102,14 @@ class Record:
             answer = problem(PoseError("this is our mistake; the log has the details"))
             await answer(scope, receive, watched)
         finally:
-            _note(scope, request_id, status, time.perf_counter() - started)
+            _note(scope, request_id, status, time.perf_counter() - started, came - started)
 
 
-def _note(scope: Scope, request_id: str, status: int, took_s: float) -> None:
-    endpoint = endpoint_of(scope, status)
-    metrics.requests.labels(endpoint, str(status or 499)).inc()  # 499: the client left before the answer
-    metrics.request_seconds.labels(endpoint).observe(took_s)
+def _note(scope: Scope, request_id: str, status: int, took_s: float, came_s: float) -> None:
+    """Count a request that took so long, of which its own way to us took `came_s`."""
+    endpoint, code = endpoint_of(scope, status), str(status or 499)  # 499: the client left before the answer
+    metrics.requests.labels(endpoint, code).inc()
+    metrics.request_seconds.labels(endpoint, code).observe(took_s - came_s)
     client = scope["client"][0] if scope.get("client") else None
     ms = round(took_s * 1e3, 2)
     fields = {"method": scope["method"], "path": scope["path"], "status": status, "ms": ms}

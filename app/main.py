@@ -28,6 +28,7 @@ DESCRIPTION = "Human pose estimation: 17 COCO keypoints of everybody in a pictur
 
 def create_app(settings: Settings) -> FastAPI:
     """The service with these settings. Its lifespan loads and warms the networks (StartError if that fails)."""
+    metrics.show_zeros()
     app = FastAPIOffline(  # its /docs works where there is no internet
         redoc_url=None, title="okdhp", version=metrics.package_version(), description=DESCRIPTION, lifespan=_lifespan
     )

@@ -13,13 +13,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, mult
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from app.errors import PoseError
+
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 requests = Counter("pose_requests", "HTTP requests answered", ["endpoint", "code"])  # exported as ..._total
 rejected = Counter("pose_rejected", "Requests and frames refused", ["reason"])
 request_seconds = Histogram(
-    "pose_request_duration_seconds", "Time to answer an HTTP request", ["endpoint"], buckets=SECONDS
+    "pose_request_duration_seconds",
+    "Time from the last byte of an HTTP request to the end of its answer",
+    ["endpoint", "code"],
+    buckets=SECONDS,
 )
 queue_seconds = Histogram(
     "pose_queue_duration_seconds",
@@ -51,9 +56,30 @@ execution_provider = Gauge(
     ["model", "provider"],
     multiprocess_mode="livemax",
 )
+ready = Gauge(
+    "pose_ready",
+    "1 while a network works, 0 after several failed runs in a row",
+    ["model"],
+    multiprocess_mode="livemin",
+)
 build = Gauge(
     "pose_build_info", "1, labelled with the versions", ["version", "onnxruntime"], multiprocess_mode="livemax"
 )
+
+
+OUTCOMES = ("answered", "dropped", "bad", "failed", "overloaded", "abandoned")  # of a stream's frame
+
+
+def show_zeros() -> None:
+    """Let what has not happened yet count 0: Prometheus sees no first step of a counter that was not there before."""
+    kinds = [PoseError]
+    for kind in kinds:
+        rejected.labels(kind.reason)
+        kinds += kind.__subclasses__()
+    for reason in ("sessions", "disconnected", "not_found", "method"):
+        rejected.labels(reason)
+    for outcome in OUTCOMES:
+        stream_frames.labels(outcome)
 
 
 class GpuCollector(Collector):

@@ -156,6 +156,7 @@ class Pipeline:
         for network in (self.detector, self.pose_network):
             await asyncio.to_thread(network.warm)
             metrics.execution_provider.labels(network.task, network.engine.provider).set(1)
+            metrics.ready.labels(network.task).set(1)
         self._warm = True
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
 """One network on the way of a picture: room in its queue, its inputs cut from the picture, its run with others'."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,6 +19,8 @@ from app.models import Network
 from app.room import Room
 from app.settings import Settings
 from app.workers import Workers
+
+log = logging.getLogger("app.stage")
 
 R = TypeVar("R")
 FAILURES_UNTIL_UNREADY = 3
@@ -82,8 +85,19 @@ class Stage(Generic[R]):
 
     def _observe(self, report: BatchReport) -> None:
         model = self._network.task
-        self._failures = 0 if report.ok else self._failures + 1
+        self._note(report.error)
         metrics.batch_size.labels(model).observe(report.size)
         metrics.inference_seconds.labels(model).observe(report.ran_s)
         for queued_s in report.queued_s:
             metrics.queue_seconds.labels(model).observe(queued_s)
+
+    def _note(self, error: PoseError | None) -> None:
+        """Count a run as failed, or not; a series of failures is logged at length only until it makes unready."""
+        if error is None:
+            self._failures = 0
+        else:
+            self._failures += 1
+            at_length = self._failures <= FAILURES_UNTIL_UNREADY
+            fields = {"model": self._network.task, "in_a_row": self._failures, "why": repr(error.__cause__ or error)}
+            log.error("a network failed", extra=fields, exc_info=error if at_length else None)
+        metrics.ready.labels(self._network.task).set(not self.failing)

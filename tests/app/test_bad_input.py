@@ -251,8 +251,11 @@ def test_while_shutting_down_new_pictures_are_refused_and_readiness_fails(tiny_m
         assert server.client.get("/livez").status_code == 200
 
 
-def test_a_failing_network_is_a_500_without_internals_and_later_unready(tiny_models: dict[str, Path]) -> None:
+def test_a_failing_network_is_a_500_without_internals_and_later_unready(
+    tiny_models: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     with running(settings(tiny_models)) as server:
+        assert server.metric("pose_ready", model="pose") == 1
         batcher = server.app.state.pipeline._pose.batcher
         run = batcher._run
 
@@ -265,11 +268,16 @@ def test_a_failing_network_is_a_500_without_internals_and_later_unready(tiny_mod
                 answer = server.client.post("/pose", content=PERSON)
                 assert_problem(answer, 500)
                 assert "secret" not in answer.text
+        failures = [vars(record) for record in caplog.records if record.message == "a network failed"]
+        assert [(line["model"], line["in_a_row"]) for line in failures] == [("pose", 1), ("pose", 2), ("pose", 3)]
+        assert "secret path /root" in failures[0]["why"] and failures[0]["exc_info"]
+        assert (server.metric("pose_ready", model="pose"), server.metric("pose_ready", model="detector")) == (0, 1)
         assert server.client.get("/readyz").status_code == 503
         assert server.client.get("/v2/models/pose/ready").status_code == 503
         assert server.client.get("/v2/models/detector/ready").status_code == 200
         batcher._run = run  # an unready service is sent no pictures: asking whether it is ready must do
         assert server.client.get("/readyz").status_code == 200
+        assert server.metric("pose_ready", model="pose") == 1
         assert server.client.post("/pose", content=PERSON).status_code == 200
 
 

@@ -230,7 +230,9 @@ async def test_reports_tell_sizes_and_outcome() -> None:
     await queue.submit_all([1, 2, 3])
     await outcome(queue.submit(-1))
     await queue.close()
-    assert [(report.size, report.ok, len(report.queued_s)) for report in reports] == [(3, True, 3), (1, False, 1)]
+    assert [(report.size, report.error is None, len(report.queued_s)) for report in reports] == [
+        (3, True, 3), (1, False, 1)
+    ]  # fmt: skip
     assert depths == [3, 0, 1, 0]
 
 

@@ -1,10 +1,14 @@
 """How an HTTP connection ends whose request never comes; the end that the client sees is the socket's own."""
 
+import select
 import socket
+import struct
+import threading
 from pathlib import Path
 
 import pytest
-from serving import Server, running
+from serving import Server, encoded, picture, running
+from streams import eventually, held_poses
 
 from app.connection import HttpProtocol
 from app.settings import Settings
@@ -95,3 +99,50 @@ def test_a_whole_request_has_the_time_it_needs(hasty: Server) -> None:
         connection.settimeout(60)
         connection.sendall(b"y")
         assert connection.recv(1000).startswith(b"HTTP/1.1 415")
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        REQUEST + b"X-Endless: ",
+        b"GET /livez?",
+        REQUEST.replace(b"GET /livez", b"POST /pose") + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-Endless: ",
+    ],
+    ids=["header", "address", "trailer"],
+)
+def test_an_endless_header_is_refused_long_before_its_time_is_over(server: Server, beginning: bytes) -> None:
+    with connected(server) as connection:
+        connection.sendall(beginning)
+        ended, sent = False, 0
+        while not ended:
+            try:
+                connection.sendall(b"a" * 1000)
+            except OSError:  # the service has closed
+                break
+            sent += 1000
+            ended = bool(select.select([connection], [], [], 0.001)[0])
+        assert sent < 1_000_000
+        if b"chunked" not in beginning:  # its answer would come into the middle of another
+            assert connection.recv(1000).startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+
+
+def test_long_headers_that_end_are_taken(server: Server) -> None:
+    with connected(server) as connection:
+        assert answered(connection, REQUEST + b"X-Long: " + b"a" * 60_000 + b"\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_who_leaves_after_pipelined_requests_is_no_internal_error(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    photograph = encoded(picture(boxes=((10, 20, 34, 70),)), ".jpg")
+    head = REQUEST.replace(b"GET /livez", b"POST /pose") + b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    with held_poses(server) as held, caplog.at_level("INFO", "app.access"):
+        with connected(server) as connection:
+            connection.sendall(head % len(photograph) + photograph + head % 99)
+            assert held.entered.wait(20)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        threading.Event().wait(0.2)  # the service may hear of it, or not before it answers
+        held.release.set()
+        assert eventually(lambda: bool(caplog.records))
+        server.client.get("/livez")
+    assert {record.message for record in caplog.records} == {"request"}

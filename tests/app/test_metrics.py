@@ -3,23 +3,53 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
-from serving import Server
+from serving import Server, encoded, picture
 
+PICTURE = encoded(picture(boxes=((20, 20, 44, 70),)))
 ROOT = Path(__file__).parent.parent.parent
 NAMES = {
     "pose_requests_total", "pose_rejected_total", "pose_request_duration_seconds", "pose_queue_duration_seconds",
     "pose_decode_duration_seconds", "pose_preprocess_duration_seconds", "pose_inference_duration_seconds",
     "pose_postprocess_duration_seconds", "pose_batch_size", "pose_queue_depth", "pose_people_per_image",
     "pose_stream_sessions", "pose_stream_frames_total", "pose_stream_frame_age_seconds",
-    "pose_execution_provider_info", "pose_build_info",
+    "pose_execution_provider_info", "pose_build_info", "pose_ready",
 }  # fmt: skip
 
 
 def test_every_promised_metric_is_declared(server: Server) -> None:
     text = server.client.get("/metrics").text
     assert NAMES <= {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+
+
+def test_what_has_not_happened_yet_counts_zero(tiny_models: dict[str, Path]) -> None:
+    count = (
+        "import sys; from app import main, metrics, settings; from pathlib import Path; "
+        "main.create_app(settings.Settings(pose_model=Path(sys.argv[1]), detector_model=Path(sys.argv[2]))); "
+        "print(metrics.exposition().decode())"
+    )
+    command = [sys.executable, "-c", count, tiny_models["pose_model"], tiny_models["detector_model"]]
+    text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for sample in ('rejected_total{reason="model_error"}', 'stream_frames_total{outcome="failed"}'):
+        assert f"pose_{sample} 0.0\n" in text
+
+
+def test_the_time_of_a_request_begins_with_its_last_byte(server: Server) -> None:
+    def slowly() -> Iterator[bytes]:
+        yield PICTURE[:100]
+        threading.Event().wait(0.5)
+        yield PICTURE[100:]
+
+    def recorded() -> tuple[float, float]:
+        name, labels = "pose_request_duration_seconds", {"endpoint": "/pose", "code": "200"}
+        return server.metric(f"{name}_count", **labels), server.metric(f"{name}_bucket", **labels, le="0.5")
+
+    before = recorded()
+    assert server.client.post("/pose", content=slowly()).status_code == 200
+    assert recorded() == (before[0] + 1, before[1] + 1)
 
 
 def test_several_worker_processes_are_added_up(tmp_path: Path) -> None:

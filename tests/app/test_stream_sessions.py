@@ -10,6 +10,7 @@ import pytest
 from serving import running
 from streams import ONE, answer, ask, close_of, eventually, held_poses, open_stream
 from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from app.settings import Settings
 
@@ -136,6 +137,21 @@ def test_every_stream_that_ends_says_why_and_how_many_frames_it_had(serve, caplo
         ("1001: no message for 0.3 seconds", 3, 2, "127.0.0.1"),
         ("1000: the connection closed", 1, 1, "127.0.0.1"),
     ]
+
+
+def test_who_may_not_come_in_is_logged_with_the_reason_and_without_the_address_that_was_asked_for(serve, caplog):
+    caplog.set_level("INFO")
+    server = serve(api_keys="secret")
+    with connect(server.url.replace("http", "ws") + "/stream?key=wrong") as stream:
+        assert close_of(stream)[0] == 1008
+    with pytest.raises(InvalidStatus):
+        open_stream(server, origin="https://evil.example")
+    assert eventually(lambda: "stream ended" in caplog.text)
+    lines = [(line.message, vars(line).get("why"), vars(line).get("origin")) for line in caplog.records]
+    assert ("stream ended", "1008: API key missing or wrong", None) in lines
+    assert ("stream refused: a foreign origin", None, "https://evil.example") in lines
+    assert "key=wrong" not in caplog.text
+    assert not [line for line in caplog.records if line.levelname == "ERROR"]
 
 
 def test_a_mistake_of_ours_closes_with_1011_tells_nothing_and_is_counted(serve):

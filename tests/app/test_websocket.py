@@ -1,6 +1,7 @@
 """How a WebSocket's connection ends when its client does not read; the end that the client sees is the socket's own."""
 
 import asyncio
+import random
 import select
 import socket
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,8 @@ HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+EMPTY = b"\x82\x80" + bytes(4)
+BEGINNING, MORE = b"\x02\x81" + bytes(4) + b"a", b"\x00\x81" + bytes(4) + b"b"
 PING = b"\x89\xfd" + bytes(4) + bytes(125)
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Story = Callable[[Send, WebSocketProtocol], Awaitable[None]]
@@ -58,6 +61,17 @@ def after(story: Story, client: Callable[[socket.socket], None]) -> None:
     config = uvicorn.Config(application, log_config=None, ws_per_message_deflate=False)
     config.load()
     asyncio.run(serve())
+
+
+def sends(data: bytes, answers: list[bytes]) -> Callable[[socket.socket], None]:
+    """A client that sends `data` and waits for the end; what it hears until then goes to `answers`."""
+
+    def client(connection: socket.socket) -> None:
+        connection.sendall(data)
+        while part := connection.recv(1000):
+            answers.append(part)
+
+    return client
 
 
 def reset(connection: socket.socket) -> None:
@@ -109,9 +123,61 @@ def test_pings_of_a_client_who_does_not_read_fill_no_memory():
         protocol.transport.write(bytes(1_000_000))
         before = protocol.transport.get_write_buffer_size()
         protocol.data_received(PING * 10_000)
+        while protocol._pieces:
+            await asyncio.sleep(0)
         assert protocol.transport.get_write_buffer_size() == before
         finished.append(True)
 
     finished: list[bool] = []
     after(story, reset)
     assert finished
+
+
+def test_crumbs_leave_others_their_turns():
+    async def story(send: Send, protocol: WebSocketProtocol) -> None:
+        async def others() -> None:
+            while True:
+                turns.append(len(messages))
+                await asyncio.sleep(0)
+
+        messages: list[Any] = []
+        waiting = asyncio.create_task(others())
+        protocol.data_received(EMPTY * 20_000)
+        while len(messages) < 20_000:
+            messages.append(await protocol.receive())
+        waiting.cancel()
+
+    turns: list[int] = []
+    after(story, sends(b"", []))
+    assert max(late - early for early, late in zip(turns, turns[1:], strict=False)) < 2000
+
+
+def test_what_is_taken_in_pieces_is_the_same():
+    large = random.Random(0).randbytes(300_000)
+    frame = b"\x82\xff" + len(large).to_bytes(8) + bytes(4) + large
+
+    async def story(send: Send, protocol: WebSocketProtocol) -> None:
+        for _ in range(2002):
+            received.append((await protocol.receive())["bytes"])
+
+    received: list[bytes] = []
+    after(story, sends(frame + EMPTY * 2000 + frame, []))
+    assert received == [large, *[b""] * 2000, large]
+
+
+def test_a_message_in_endless_fragments_is_closed():
+    async def story(send: Send, protocol: WebSocketProtocol) -> None:
+        assert (await protocol.receive())["code"] == 1008
+
+    answers: list[bytes] = []
+    after(story, sends(BEGINNING + MORE * 12_000, answers))
+    assert b"\x03\xf0a message may come in 10000 fragments" in b"".join(answers)
+
+
+def test_a_message_in_many_fragments_is_taken():
+    async def story(send: Send, protocol: WebSocketProtocol) -> None:
+        received.append((await protocol.receive())["bytes"])
+
+    received: list[bytes] = []
+    after(story, sends(BEGINNING + MORE * 9_000 + b"\x80\x80" + bytes(4), []))
+    assert received == [b"a" + b"b" * 9_000]

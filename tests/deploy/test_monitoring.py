@@ -88,6 +88,7 @@ def test_queries_ask_for_labels_that_the_service_gives(server: Server) -> None:
     """A name that is no longer given would leave a panel empty, and an alert silent, for ever."""
     given = {
         "reason": {error.reason for error in every(PoseError)} | {"sessions"},
+        "code": {"200", *(str(error.status) for error in every(PoseError))},
         "endpoint": set(server.app.openapi()["paths"]),
         "model": {*server.app.state.pipeline.networks, "place"},
     }
