@@ -12,9 +12,10 @@ RUN mkdir app model training \
     && pip install --no-cache-dir --constraint constraints.txt --editable ".[$EXTRA]" \
     && rm -r model training \
     && useradd --no-create-home --uid 10000 okdhp
-COPY app app
-COPY static static
-COPY weights weights
+# Readable by all, whatever umask the checkout was made under.
+COPY --chmod=755 app app
+COPY --chmod=755 static static
+COPY --chmod=755 weights weights
 
 USER 10000
 EXPOSE 8000

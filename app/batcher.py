@@ -2,21 +2,25 @@
 
 When it runs a batch: at once if the network is idle, so that a lone request never waits. While the network is busy,
 items gather; when it comes back, it takes what is there, or waits for more until the batch is full or its oldest item
-has waited `max_delay_ms`.
+has waited `max_delay_ms`. On a CPU, where sixteen items take sixteen times as long as one, a full batch would keep
+whoever comes next waiting for nothing: so a batch has as few items as it takes to end in `max_run_ms`.
 """
 
 import asyncio
+import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from app.errors import DeadlinePassed, Draining, ModelError, Overloaded, PoseError
+from app.turns import Turns
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+SMOOTHING = 0.3  # of how long an item takes: some five runs tell
 
 
 @dataclass(frozen=True)
@@ -69,20 +73,30 @@ class Batcher(Generic[Item, Result]):
         max_batch: int,
         max_delay_ms: float,
         max_waiting: int,
+        max_run_ms: float = math.inf,
         on_depth: Callable[[int], object] = lambda depth: None,
         on_batch: Callable[[BatchReport], object] = lambda report: None,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_delay_s = max_delay_ms / 1000
+        self._max_run_s = max_run_ms / 1000
+        self._item_s = 0.0  # what an item adds to a run; nothing known yet: batches are as large as they may be
         self._max_waiting = max_waiting
         self._on_depth = on_depth
         self._on_batch = on_batch
-        self._waiting: deque[_Ticket[Item, Result]] = deque()
+        self._waiting = Turns[_Ticket[Item, Result]]()
         self._arrival = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
+
+    @property
+    def _most(self) -> int:
+        """Items of the next batch, at most."""
+        if self._item_s * self._max_batch <= self._max_run_s:
+            return self._max_batch
+        return max(1, int(self._max_run_s / self._item_s))
 
     @property
     def waiting(self) -> int:
@@ -101,15 +115,16 @@ class Batcher(Generic[Item, Result]):
         """
         if self._closed:
             raise Draining()
-        if len(self._waiting) + len(items) > self._max_waiting:
-            self._forget_cancelled()
-        if len(self._waiting) + len(items) > self._max_waiting:
+        if self._waiting.own + len(items) > self._max_waiting:
+            self._waiting.keep(lambda ticket: not ticket.future.done())
+        if self._waiting.own + len(items) > self._max_waiting:
             raise Overloaded()
         loop, asked = asyncio.get_running_loop(), time.perf_counter()
         if self._worker is None:
             self._worker = loop.create_task(self._work(), name="batcher")
         tickets = [_Ticket[Item, Result](item, deadline, loop.time(), loop.create_future()) for item in items]
-        self._waiting.extend(tickets)
+        for ticket in tickets:
+            self._waiting.append(ticket)
         self._arrival.set()
         self._on_depth(len(self._waiting))
         try:
@@ -153,8 +168,8 @@ class Batcher(Generic[Item, Result]):
     async def _company(self) -> None:
         """Wait until a batch is full or its oldest item has waited long enough."""
         loop = asyncio.get_running_loop()
-        until = self._waiting[0].arrived + self._max_delay_s
-        while self._waiting and len(self._waiting) < self._max_batch and loop.time() < until:
+        until = min(ticket.arrived for ticket in self._waiting) + self._max_delay_s
+        while self._waiting and len(self._waiting) < self._most and loop.time() < until:
             self._arrival.clear()
             try:
                 async with asyncio.timeout_at(until):
@@ -163,10 +178,10 @@ class Batcher(Generic[Item, Result]):
                 return
 
     def _take(self) -> list[_Ticket[Item, Result]]:
-        """The next batch: the oldest items whose clients still want an answer and can still get one in time."""
+        """The next batch: the next items whose clients still want an answer and can still get one in time."""
         now = asyncio.get_running_loop().time()
         batch: list[_Ticket[Item, Result]] = []
-        while self._waiting and len(batch) < self._max_batch:
+        while self._waiting and len(batch) < self._most:
             ticket = self._waiting.popleft()
             if ticket.future.done():
                 continue
@@ -190,6 +205,7 @@ class Batcher(Generic[Item, Result]):
             outcome = error if isinstance(error, PoseError) else ModelError("the network failed")
             outcome.__cause__ = error if outcome is not error else None
         run = _Run(started, time.perf_counter())
+        self._item_s += SMOOTHING * ((run.ended - run.began) / len(batch) - self._item_s)
         failed = outcome if isinstance(outcome, PoseError) else None
         report = BatchReport(len(batch), queued_s, run.ended - run.began, failed)
         self._on_batch(report)
@@ -200,6 +216,3 @@ class Batcher(Generic[Item, Result]):
                 ticket.future.set_exception(outcome)
             else:
                 ticket.future.set_result((outcome[index], run))
-
-    def _forget_cancelled(self) -> None:
-        self._waiting = deque(ticket for ticket in self._waiting if not ticket.future.done())

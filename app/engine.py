@@ -111,7 +111,11 @@ def available_cpus() -> int:
 
 
 def _open(path: Path, provider: str, intra_op_threads: int) -> onnxruntime.InferenceSession:
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:  # a folder on the way may not be looked into
+        raise StartError(f"{path}: {error.strerror}") from error
+    if not there:
         raise StartError(f"{path}: no such model file")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads or available_cpus()

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import metrics
-from app.errors import PoseError, TooLarge
+from app.errors import Overloaded, PoseError, TooLarge
 
 log = logging.getLogger("app.access")
 
@@ -32,12 +32,15 @@ def problem(error: PoseError) -> Response:
 class BodyLimit:
     """Refuses bodies of more than `max_bytes` with TooLarge, counted as they arrive: Content-Length may lie.
 
+    And with Overloaded what would make the bodies of all requests that are not answered yet more than `max_held_bytes`.
     The error is raised where the route reads the body, so it is answered like every other one.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_held_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_held_bytes = max_held_bytes
+        self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,19 +48,26 @@ class BodyLimit:
             return
         claimed = Headers(scope=scope).get("content-length", "")
         received = int(claimed) if claimed.isdecimal() and int(claimed) > self._max_bytes else 0
+        held = 0  # of it, by this request
 
         async def counted() -> Message:
-            nonlocal received
+            nonlocal received, held
             if received <= self._max_bytes:
                 message = await receive()
-                received += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                received, held, self._held_bytes = received + size, held + size, self._held_bytes + size
             else:
                 message = {}
             if received > self._max_bytes:
                 raise TooLarge(f"the request's body has more than the {self._max_bytes} bytes allowed")
+            if self._held_bytes > self._max_held_bytes:
+                raise Overloaded("the bodies of all requests together are larger than the service can hold")
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._held_bytes -= held
 
 
 class Record:

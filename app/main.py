@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import health, metrics, routes
 from app.access import RateLimit
-from app.errors import BadParameter, PoseError
+from app.errors import BadParameter, PoseError, StartError
 from app.limits import BodyLimit, Record, problem
 from app.pipeline import Pipeline
 from app.settings import Settings
@@ -27,7 +27,12 @@ DESCRIPTION = "Human pose estimation: 17 COCO keypoints of everybody in a pictur
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service with these settings. Its lifespan loads and warms the networks (StartError if that fails)."""
+    """The service with these settings. Its lifespan loads and warms the networks (StartError if that fails).
+
+    Raises StartError where the page is missing.
+    """
+    if not PAGE.is_dir():
+        raise StartError(f"the page is missing at {PAGE}: install with pip install -e from a checkout")
     metrics.show_zeros()
     app = FastAPIOffline(  # its /docs works where there is no internet
         redoc_url=None, title="okdhp", version=metrics.package_version(), description=DESCRIPTION, lifespan=_lifespan
@@ -43,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_held_bytes=settings.max_held_body_bytes)
     app.add_middleware(Record)
     app.add_middleware(OneLineStart)
     return app

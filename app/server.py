@@ -61,6 +61,7 @@ def serve(settings: Settings) -> None:
         ws=WebSocketProtocol,
         ws_max_size=settings.stream_max_message_bytes,
         ws_per_message_deflate=False,  # pictures are compressed already
+        timeout_keep_alive=75,  # proxies keep connections for 60 s and would send on one that we are about to close
         timeout_graceful_shutdown=30,
     )
     server = Server(config, settings.drain_s)

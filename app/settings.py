@@ -90,6 +90,12 @@ class Settings(BaseSettings):
     max_delay_ms: float = Field(
         2.0, ge=0, allow_inf_nan=False, description="longest wait for company in a batch, while the network is busy"
     )
+    max_run_ms: float = Field(
+        100.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="longest run of a network: where one would take longer, as on a busy CPU, it gets fewer at a time",
+    )
     max_waiting: Count = Field(
         256,
         description="crops or looks at pictures in a network's queue, and requests in line for it or for a place, "
@@ -97,6 +103,10 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: Count = Field(20_000_000, description="bytes in a request's body")
+    max_held_body_bytes: Count = Field(
+        400_000_000,
+        description="bytes of the bodies of all requests that are not answered yet; POSE_MAX_BODY_BYTES at least",
+    )
     max_pixels: Count = Field(50_000_000, description="pixels in a picture")
     max_decoded_pixels: Count = Field(
         100_000_000,
@@ -147,6 +157,9 @@ class Settings(BaseSettings):
             if tiles > self.max_tiles:
                 limit = f"POSE_MAX_TILES ({self.max_tiles})"
                 raise ValueError(f"POSE_{name.upper()} ({tiles}) must be at most {limit}")
+        if self.max_held_body_bytes < self.max_body_bytes:
+            most = f"a body of POSE_MAX_BODY_BYTES ({self.max_body_bytes})"
+            raise ValueError(f"POSE_MAX_HELD_BODY_BYTES ({self.max_held_body_bytes}) must hold {most}")
         if self.max_decoded_pixels < self.max_pixels:
             most = f"a picture of POSE_MAX_PIXELS ({self.max_pixels})"
             raise ValueError(f"POSE_MAX_DECODED_PIXELS ({self.max_decoded_pixels}) must hold {most}")

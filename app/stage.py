@@ -50,6 +50,7 @@ class Stage(Generic[R]):
             run,
             max_batch=settings.max_batch,
             max_delay_ms=settings.max_delay_ms,
+            max_run_ms=settings.max_run_ms,
             max_waiting=limit,
             on_depth=metrics.queue_depth.labels(network.task).set,
             on_batch=self._observe,

@@ -27,6 +27,7 @@ from app.pipeline import Person, Pipeline
 from app.schemas import Share
 from app.settings import Settings
 from app.tracking import TrackedPerson
+from app.turns import LIVE
 
 log = logging.getLogger("app.stream")
 router = APIRouter()
@@ -101,6 +102,7 @@ async def stream(websocket: WebSocket) -> None:
     a foreign origin is refused with 403 before the handshake.
     """
     settings: Settings = websocket.app.state.settings
+    LIVE.set(True)
     try:
         async with admit(websocket, settings, Sessions.of(websocket.app)) as frames:
             await Session(websocket, websocket.app.state.pipeline, settings, frames).run()
@@ -202,15 +204,20 @@ class Session:
         return self._options.model_copy(update={name: getattr(given, name) for name in given.model_fields_set})
 
     def _apply(self, options: StreamOptions) -> None:
-        """What a frame came with holds for it, not for one that is being worked on when the options come."""
-        self._follower.min_score = options.min_score
-        self._follower.tiles = options.tiles or self._settings.stream_tiles
-        tracker = self._follower.tracker
+        """What a frame came with holds for it, not for one that is being worked on when the options come.
+
+        Who is only wanted from now on may be followed by nobody yet: the detector is to look at once.
+        """
+        follower, tracker = self._follower, self._follower.tracker
+        before = tracker.max_people, -tracker.min_score, follower.tiles
+        follower.min_score = options.min_score
+        follower.tiles = options.tiles or self._settings.stream_tiles
         tracker.max_people = options.max_people or self._settings.max_people
         tracker.min_score = self._settings.min_score if options.min_score is None else options.min_score
         tracker.detect_every_frames = options.detect_every or self._settings.stream_detect_every_frames
         tracker.smoothing = options.smoothing
-        if options.detect:
+        now = tracker.max_people, -tracker.min_score, follower.tiles
+        if options.detect or any(new > old for new, old in zip(now, before, strict=True)):
             tracker.ask_detector()
 
     async def _answer(self) -> NoReturn:

@@ -5,20 +5,22 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from app.errors import Draining, Overloaded
+from app.errors import Draining
+from app.room import Room
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+LABEL = "thread"  # beside the networks' names, in the metrics of what waits
+
 
 class Workers:
-    """`count` threads, and a queue of at most `max_waiting` jobs, those under way included."""
+    """`count` threads, and a queue of at most `max_waiting` jobs."""
 
     def __init__(self, count: int, *, max_waiting: int) -> None:
         self.count = count
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="picture")
-        self._max_waiting = max_waiting
-        self._jobs = 0
+        self._room = Room(count, max_waiting=max_waiting, label=LABEL)
         self._closed = False
 
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -29,13 +31,10 @@ class Workers:
         """
         if self._closed:
             raise Draining()
-        if self._jobs >= self._max_waiting:
-            raise Overloaded()
-        self._jobs += 1
-        try:
+        async with self._room.take(1):
+            if self._closed:
+                raise Draining()
             return await _ended(self._pool.submit(work, *args, **kwargs))
-        finally:
-            self._jobs -= 1
 
     async def close(self) -> None:
         """Refuse new work and let what runs end."""

@@ -281,6 +281,23 @@ def test_a_failing_network_is_a_500_without_internals_and_later_unready(
         assert server.client.post("/pose", content=PERSON).status_code == 200
 
 
+def test_bodies_of_all_requests_are_held_up_to_a_limit(tiny_models: dict[str, Path]) -> None:
+    most = len(PERSON) + 100
+    with running(settings(tiny_models, max_body_bytes=most, max_held_body_bytes=most)) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        head = f"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(PERSON)}\r\n\r\n"
+        with socket.create_connection((host, int(port))) as slow:
+            slow.sendall(head.encode() + PERSON[:200])
+            while (refused := server.client.post("/pose", content=PERSON)).status_code == 200:
+                threading.Event().wait(0.01)  # the slow one's bytes are not there yet
+            assert_problem(refused, 503)
+            assert "retry-after" in refused.headers
+            assert server.client.get("/livez").status_code == 200
+        while (answer := server.client.post("/pose", content=PERSON)).status_code == 503:
+            threading.Event().wait(0.01)  # its bytes are still counted
+        assert answer.status_code == 200
+
+
 def test_a_client_that_leaves_in_the_middle_harms_nobody(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     head = (

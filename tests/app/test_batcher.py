@@ -11,6 +11,7 @@ import pytest
 
 from app.batcher import Batcher, BatchReport
 from app.errors import DeadlinePassed, Draining, ModelError, Overloaded
+from app.turns import LIVE
 
 
 class Gate:
@@ -271,4 +272,54 @@ async def test_the_runs_of_others_are_a_wait() -> None:
 async def test_no_items_have_no_results() -> None:
     queue = batcher(Gate())
     assert (await queue.submit_all([])).results == []
+    await queue.close()
+
+
+@asynchronous
+async def test_where_items_take_long_a_run_gets_as_few_as_end_in_time() -> None:
+    sizes: list[int] = []
+
+    def slow(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        time.sleep(0.03 * len(items))
+        return items
+
+    queue = batcher(slow, max_batch=16, max_run_ms=100)
+    await queue.submit_all(range(80))
+    assert sizes[0] == 16 and max(sizes[5:]) <= 3
+    await queue.close()
+
+
+@asynchronous
+async def test_where_only_a_run_takes_long_and_not_its_items_batches_are_full() -> None:
+    sizes: list[int] = []
+
+    def slow(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        time.sleep(0.05)
+        return items
+
+    queue = batcher(slow, max_batch=16, max_run_ms=400)
+    for _ in range(9):  # alone, an item seems to take as long as a run
+        await queue.submit(1)
+    assert queue._most < 16
+    for _ in range(9):
+        await queue.submit_all(range(16))
+    assert sizes[-3:] == [16, 16, 16]
+    await queue.close()
+
+
+@asynchronous
+async def test_items_of_a_stream_do_not_wait_behind_all_others() -> None:
+    gate = Gate(closed=True)
+    queue = batcher(gate)
+    first = asyncio.create_task(queue.submit(0))
+    await gate.busy()
+    others = [first, *(asyncio.create_task(queue.submit(item)) for item in range(1, 9))]
+    LIVE.set(True)
+    live = asyncio.create_task(queue.submit(100))
+    await waiting(queue, 9)
+    gate.open.set()
+    await asyncio.gather(live, *others)
+    assert gate.batches == [[0], [100, 1, 2, 3], [4, 5, 6, 7], [8]]
     await queue.close()

@@ -1,6 +1,7 @@
 """The command line."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from app.cli import app
 from app.settings import Settings
 
 runner = CliRunner()
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +102,14 @@ def test_an_unknown_setting_stops_serve_in_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("POSE_PROT", "80")
     result = runner.invoke(app, ["serve"])
     assert result.exit_code == 2 and result.stderr == "okdhp: unknown setting POSE_PROT\n"
+
+
+def test_serve_without_the_checkouts_page_stops_in_one_line(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "app", tmp_path / "app")  # as an install that is not editable has it: without static/
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    wanted = "install with pip install -e from a checkout"
+    assert (ended.returncode, ended.stderr) == (2, f"okdhp: the page is missing at {tmp_path / 'static'}: {wanted}\n")
 
 
 def test_serve_without_its_networks_stops_in_one_line_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

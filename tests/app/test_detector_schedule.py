@@ -19,17 +19,17 @@ def test_the_detector_runs_when_asked():
     tracker, world = Tracker(detect_every_frames=1000), World(Walker(200))
     watch(tracker, world, 0.5)
     tracker.ask_detector()
-    assert tracker.wants_detector()
+    assert tracker.wants_detector(0.5)
     step(tracker, world, 0.6)
-    assert not tracker.wants_detector()
+    assert not tracker.wants_detector(0.65)
 
 
 def test_a_lost_person_sends_the_next_frame_through_the_detector():
     tracker = Tracker(detect_every_frames=1000)
     watch(tracker, World(Walker(200)), 0.5)
-    assert not tracker.wants_detector()
+    assert not tracker.wants_detector(0.5)
     step(tracker, World(), 0.6)
-    assert tracker.wants_detector()
+    assert tracker.wants_detector(0.65)
 
 
 def test_the_search_for_a_lost_person_is_repeated_ever_less_often():
@@ -44,7 +44,7 @@ def test_a_long_fruitless_search_does_not_slow_down_the_next_one():
     watch(tracker, World(), 5.0)
     watch(tracker, World(Walker(200)), 0.5, start_s=5.0)
     step(tracker, World(), 5.5)
-    assert tracker.wants_detector()
+    assert tracker.wants_detector(5.55)
 
 
 def test_with_nobody_in_view_a_newcomer_waits_three_frames_at_most():

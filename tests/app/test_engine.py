@@ -17,6 +17,12 @@ CROP = picture(*tiny.CROP_WH, boxes=((20, 30, 28, 34),))
 CROP_MIDDLE = (24.0, 32.0)
 
 
+def test_a_path_that_cannot_be_looked_at_stops_the_start_with_the_reason() -> None:
+    path = Path("x" * 300 + ".onnx")
+    with pytest.raises(StartError, match=r"xx\.onnx: File name too long"):
+        Engine(path, provider="cpu")
+
+
 @pytest.mark.parametrize("max_batch, expected", [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (16, (1, 2, 4, 8, 16))])
 def test_buckets_double_up_to_the_largest(max_batch: int, expected: tuple[int, ...]) -> None:
     assert buckets(max_batch) == expected

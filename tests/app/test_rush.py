@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from serving import Server, encoded, picture, running
-from streams import eventually, held_poses
+from streams import ONE, answer, eventually, held_poses, open_stream
 from test_bad_input import PERSON, assert_problem, settings
 from test_batcher import asynchronous
 from test_images import png_claiming
@@ -190,3 +190,23 @@ def test_the_wait_for_a_place_counts_as_queue_and_the_parts_never_exceed_the_who
         assert max(one["queue"] for one in spent) >= LEAST_MS
         for one in spent:
             assert sum(ms for stage, ms in one.items() if stage != "total") <= one["total"] + 0.03  # as rounded
+
+
+@pytest.mark.parametrize("query", ["", "?boxes=20,20,44,70"], ids=["detected", "boxes given"])
+def test_a_frame_does_not_wait_behind_the_pictures_that_were_posted_before_it(
+    tiny_models: dict[str, Path], query: str
+) -> None:
+    with running(settings(tiny_models, max_batch=1)) as server:
+        answers = list[Any]()
+        with held_poses(server) as held, open_stream(server) as stream:
+            threads = clients(server, 40, answers, PERSON, query)
+            assert held.entered.wait(20) and eventually(lambda: in_line(server, "place") >= 10)
+            stream.send(ONE)
+            threading.Event().wait(0.2)  # until the frame stands in line, too
+            held.release.set()
+            assert len(answer(stream)["people"]) == 1
+            before_it = len(answers)
+        for thread in threads:
+            thread.join()
+    assert {each.status_code for each in answers} == {200}
+    assert before_it < 25

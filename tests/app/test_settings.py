@@ -127,6 +127,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         ({"stream_tiles": 3, "max_tiles": 2}, "POSE_STREAM_TILES"),
         ({"max_tiles": 9}, "MAX_TILES"),
         ({"max_pixels": 100_000_001}, "POSE_MAX_DECODED_PIXELS"),
+        ({"max_body_bytes": 400_000_001}, "POSE_MAX_HELD_BODY_BYTES"),
     ):
         with pytest.raises(StartError, match=named):
             Settings.load(**contradiction)

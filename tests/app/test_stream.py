@@ -211,13 +211,13 @@ def test_an_oversized_message_closes_with_1009(serve):
 
 def test_a_full_queue_is_an_error_message_and_the_stream_goes_on(serve):
     server = serve(max_waiting=50)
-    pipeline = server.app.state.pipeline
+    room = server.app.state.pipeline.workers._room
     with open_stream(server) as stream:
         ask(stream, ONE)
-        pipeline.workers._jobs += 50  # as if fifty pictures were being worked on
+        room._free, room._max_waiting, was = 0, 0, (room._free, room._max_waiting)  # as if all threads were busy
         refused = ask(stream, ONE)
         assert (refused["frame"], refused["error"]["status"]) == (1, 503)
-        pipeline.workers._jobs -= 50
+        room._free, room._max_waiting = was
         assert [person["id"] for person in ask(stream, ONE)["people"]] == [1]
     assert server.metric("pose_stream_frames_total", outcome="overloaded") >= 1
 

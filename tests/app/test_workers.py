@@ -58,10 +58,12 @@ async def test_a_full_queue_refuses_and_a_closed_one_drains() -> None:
     workers, job = Workers(1, max_waiting=1), Job()
     first = asyncio.create_task(workers.run(job))
     assert await asyncio.to_thread(job.began.wait, 30)
+    second = asyncio.create_task(workers.run(job))
+    await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         await workers.run(job)
     job.go.set()
-    assert await first == await workers.run(job) == "done"
+    assert await first == await second == await workers.run(job) == "done"
     await workers.close()
     with pytest.raises(Draining):
         await workers.run(job)

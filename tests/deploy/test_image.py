@@ -32,6 +32,17 @@ def arguments(instruction: str) -> list[str]:
     return [given.strip() for name, given in INSTRUCTIONS if name == instruction]
 
 
+def copied(given: str) -> tuple[list[str], list[str], str]:
+    """Flags, sources and target of a COPY."""
+    *words, target = shlex.split(given)
+    flags = [word for word in words if word.startswith("--")]
+    return flags, words[len(flags) :], target
+
+
+COPIED = [copied(given) for given in arguments("COPY")]
+DEPENDENCIES = ["pyproject.toml", "constraints.txt"]  # which root alone reads
+
+
 def copy(source: Path, target: Path) -> None:
     """`source` of the checkout into the image, but for what .dockerignore names."""
     patterns = [pattern.removeprefix("**/") for pattern in IGNORED]
@@ -50,7 +61,7 @@ def copy(source: Path, target: Path) -> None:
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the image's service runs in: what the Dockerfile copies and .dockerignore lets through."""
     folder = tmp_path_factory.mktemp("image")
-    for *sources, target in map(shlex.split, arguments("COPY")):
+    for _, sources, target in COPIED:
         for source in sources:
             copy(ROOT / source, folder / target)
     (folder / "sitecustomize.py").write_text(NO_CHECKOUT + "\n")
@@ -85,8 +96,11 @@ def answers(client: httpx.Client) -> bool:
 
 
 def test_what_is_copied_is_not_ignored() -> None:
-    copied = {source for given in arguments("COPY") for source in shlex.split(given)[:-1]}
-    assert copied == LET_THROUGH
+    assert {source for _, sources, _ in COPIED for source in sources} == LET_THROUGH
+
+
+def test_the_service_s_user_may_read_what_a_checkout_under_any_umask_holds() -> None:
+    assert [flags for flags, sources, _ in COPIED if sources != DEPENDENCIES] == [["--chmod=755"]] * 3
 
 
 def test_the_entry_point_is_the_one_that_is_installed() -> None:

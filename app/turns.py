@@ -1,0 +1,62 @@
+"""Who waits, in two lines that are served in turns: frames of streams, and all else.
+
+A frame is worth something for a moment, and each stream has one at a time; of pictures that are posted hundreds may
+wait. In one line the frames would be as late as those. In two, either kind gets what it needs, or half of what there
+is.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from itertools import zip_longest
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+LIVE: ContextVar[bool] = ContextVar("live", default=False)  # whether what is done now is done for a frame of a stream
+
+
+class Turns(Generic[T]):
+    """Two lines as one queue. Whoever joins stands in the line that LIVE says."""
+
+    def __init__(self) -> None:
+        self._live: deque[T] = deque()
+        self._others: deque[T] = deque()
+        self._live_next = True  # where somebody waits in both
+
+    def __len__(self) -> int:
+        return len(self._live) + len(self._others)
+
+    def __iter__(self) -> Iterator[T]:
+        """All of them, in the order in which they will be served if nobody joins."""
+        lines = (self._live, self._others) if self._live_next else (self._others, self._live)
+        for pair in zip_longest(*lines, fillvalue=_NOBODY):
+            yield from (one for one in pair if one is not _NOBODY)  # type: ignore[misc]
+
+    @property
+    def own(self) -> int:
+        """How many stand in the line that LIVE says: the other is no reason to turn anybody away."""
+        return len(self._live if LIVE.get() else self._others)
+
+    def append(self, one: T) -> None:
+        """`one` joins its line."""
+        (self._live if LIVE.get() else self._others).append(one)
+
+    def popleft(self) -> T:
+        """Take the next. Raises IndexError where nobody waits."""
+        live = bool(self._live) and (self._live_next or not self._others)
+        if self._live and self._others:
+            self._live_next = not live
+        return (self._live if live else self._others).popleft()
+
+    def keep(self, wanted: Callable[[T], bool]) -> None:
+        """Send away all others."""
+        self._live = deque(filter(wanted, self._live))
+        self._others = deque(filter(wanted, self._others))
+
+    def clear(self) -> None:
+        """Send all away."""
+        self.keep(lambda one: False)
+
+
+_NOBODY = object()
