@@ -19,16 +19,18 @@ from model.okdhp import OKDHP
 from training.ablation_table import Result, draw, markdown
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.commands import device_to_train_on, hardware, wants_amp
-from training.config import Recipe
+from training.config import Recipe, RecipeError
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.detector_task import DetectorTask
 from training.kept import kept_branch
-from training.pose_task import PoseTask, score_name
+from training.measurable import check_best, check_measurable, named_score
+from training.pose_task import PoseTask
 from training.recipes import load_recipe, recipe_from_dict
-from training.restore import restore
+from training.restore import build_network, restore
 from training.rows import Row, ablation_rows
-from training.train import Start, train
+from training.stopping import Stopped
+from training.train import Start, task_of, train
 
 log = logging.getLogger("okdhp.ablate")
 
@@ -62,26 +64,33 @@ def run_ablation(
     chosen = choose(ablation_rows(base, load_recipe(teacher) if teacher else None, init is not None), rows)
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {seeds}")
-    where = device_to_train_on(device)
-    train_set, val_set = load_dataset(data, "train", where, limit), load_dataset(data, "val", where, limit)
-    size = f"{len(train_set.people)} people of {data.name}, split train, {len(val_set.people)} of split val"
-    about = {"data": size, "hardware": hardware(where)}
-    about["score"] = score_name(train_set.joints) if base.task == "pose" else DetectorTask.score_name
-    if init is not None:
-        about["init"] = f"{init.name} ({sha256(init)[:12]})"
-    bench = Bench(train_set, val_set, out, where, wants_amp(amp, where), about, init)
+    check_teacher_fits(chosen)
+    bench = open_bench(base, data, out, device_to_train_on(device), amp, limit, init)
+    check_data(chosen, bench)
     results: list[Result] = []
     for seed in range(base.seed, base.seed + seeds):
         for row in chosen:
-            result = run_row(bench, row, seed, results)
-            if result is None:
+            try:
+                results.append(run_row(bench, row, seed, results))
+            except Stopped:
                 log.warning("stopped in %s; the same command goes on from there", bench.folder(row.name, seed))
-                return markdown(results, base, bench.about)
-            results.append(result)
-            table = markdown(results, base, bench.about)
-            (out / "ablation.md").write_text(table)
+                print(markdown(results, base, bench.about))
+                raise
+            (out / "ablation.md").write_text(markdown(results, base, bench.about))
             draw(results, base, bench.about, out / "ablation.png")
-    return table
+    return markdown(results, base, bench.about)
+
+
+def open_bench(
+    base: Recipe, data: Path, out: Path, device: torch.device, amp: str, limit: int | None, init: Path | None
+) -> Bench:
+    """The bench for the rows of `base`; the other arguments are run_ablation's."""
+    train_set, val_set = load_dataset(data, "train", device, limit), load_dataset(data, "val", device, limit)
+    size = f"{len(train_set.people)} people of {data.name}, split train, {len(val_set.people)} of split val"
+    about = {"data": size, "hardware": hardware(device), "score": named_score(base.task, train_set.joints)}
+    if init is not None:
+        about["init"] = f"{init.name} ({sha256(init)[:12]})"
+    return Bench(train_set, val_set, out, device, wants_amp(amp, device), about, init)
 
 
 def choose(rows: tuple[Row, ...], names: list[str] | None) -> list[Row]:
@@ -94,10 +103,47 @@ def choose(rows: tuple[Row, ...], names: list[str] | None) -> list[Row]:
     return [row for row in rows if not names or row.name in names or row.name in teachers]
 
 
-def run_row(bench: Bench, row: Row, seed: int, before: list[Result]) -> Result | None:
-    """The row's result, read where it was finished before, else trained; None when training was stopped.
+def check_teacher_fits(rows: list[Row]) -> None:
+    """Raises RecipeError where the row that teaches cannot see what its pupils see, or has heatmaps of another size.
 
-    Raises CheckpointError where the folder holds the result of another recipe, start or data.
+    It is trained long before them: what would stop them then is said now.
+    """
+    pupil = next((row.recipe for row in rows if row.teacher), None)
+    if pupil is None:
+        return
+    teacher = next(row.recipe for row in rows if row.name == "teacher")
+    try:
+        shown = dataclasses.replace(teacher, stages=pupil.stages)
+    except RecipeError as error:
+        raise RecipeError(f"{teacher.name}: this teacher cannot see what {pupil.name} sees: {error}") from error
+    seen, wanted = heatmap_size(shown), heatmap_size(pupil)
+    if seen != wanted:
+        (height, width), (h, w) = seen, wanted
+        raise RecipeError(f"{teacher.name}: cannot teach {pupil.name}: its heatmaps are {height}x{width}, not {h}x{w}")
+
+
+@torch.no_grad()
+def heatmap_size(recipe: Recipe) -> tuple[int, int]:
+    """Height and width of the heatmaps that the recipe's network predicts at its last stage."""
+    last = recipe.stages[-1]
+    outputs = build_network(recipe).eval()(torch.zeros(1, 3, last.height, last.width))
+    height, width = outputs.ensemble.shape[2:]
+    return height, width
+
+
+def check_data(rows: list[Row], bench: Bench) -> None:
+    """Raises DataError where a row could not be trained to its end or measured, before the first one is trained."""
+    check_measurable(bench.val_set, rows[0].recipe.task, "in split val")
+    for row in rows:
+        check_best(row.recipe, bench.train_set)
+        if row.name == "teacher":  # the others learn in batches like the first one's
+            task_of(row.recipe, bench.train_set)
+
+
+def run_row(bench: Bench, row: Row, seed: int, before: list[Result]) -> Result:
+    """The row's result, read where it was finished before, else trained.
+
+    Raises CheckpointError where the folder holds the result of another recipe, start or data, and Stopped.
     """
     recipe = dataclasses.replace(row.recipe, seed=seed)
     folder = bench.folder(row.name, seed)
@@ -119,11 +165,8 @@ def run_row(bench: Bench, row: Row, seed: int, before: list[Result]) -> Result |
         start=Start(bench.init, "trunk.", teacher),
         about=bench.about,
     )
-    content = load_checkpoint(path) if path.exists() else {"epoch": 0}
-    if content["epoch"] < recipe.epochs:
-        return None
     taught_by = next((r for r in before if (r.row, r.seed) == (row.teacher, seed)), None)
-    result = measure(bench, row, recipe, content, taught_by)
+    result = measure(bench, row, recipe, load_checkpoint(path), taught_by)
     partial = done.with_suffix(".partial")
     values: dict[str, Any] = {"result": dataclasses.asdict(result), "recipe": dataclasses.asdict(recipe)}
     values.update({key: value for key, value in bench.about.items() if key in ("data", "init")})

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from model.digest import sha256
-from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.checkpoint import CheckpointError, check_unneeded, load_checkpoint, save_checkpoint
 
 
 def average(before: Path, after: Path, out: Path, share: float) -> None:
@@ -15,10 +15,12 @@ def average(before: Path, after: Path, out: Path, share: float) -> None:
     another loss, has gained, and what it had begun to forget (Wortsman et al., "Robust fine-tuning of zero-shot
     models", CVPR 2022). Batch norms' statistics are averaged like weights. `out` can be exported or started from; what
     else it holds is `after`'s, but for its held-out scores, which are of other weights.
-    Raises CheckpointError where `before` lacks a weight of `after`, and ValueError for a share outside 0..1.
+    Raises CheckpointError where `before` lacks a weight of `after`, and for an `out` that is one of them or a run's;
+    ValueError for a share outside 0..1.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"--share is the second checkpoint's part, 0 to 1, got {share:g}")
+    check_unneeded(out, before, after)
     content, old = load_checkpoint(after), load_checkpoint(before)["ema"]
     weights: dict[str, Tensor] = content["ema"]
     foreign = [name for name, value in weights.items() if name not in old or old[name].shape != value.shape]

@@ -13,7 +13,7 @@ from model.digest import sha256
 from model.okdhp import OKDHP
 from model.student import Decoder, PoseBranch
 from training.box_task import region_losses
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import check_unneeded, load_checkpoint, save_checkpoint
 from training.config import Recipe, RecipeError
 from training.datasets import load_dataset
 from training.evaluate import load_network
@@ -38,11 +38,13 @@ def fit_boxes(
     Only they learn: from what it proposes in the split train of the COCO-format folder `data`, but for the pictures
     that the recipe held out; what they read from is as in deployment. The rate falls along a cosine over `steps`, each
     of `batch` proposals. SIGTERM and SIGINT end it after the step under way, and what was learnt by then is written.
-    Raises RecipeError for a network without box heads, DataError and CheckpointError.
+    Raises RecipeError for a network without box heads, DataError, and CheckpointError, also for an `out` that is an
+    input or a run's.
     """
     kept = out.with_name("regions.pt")
     if out == kept:
         raise DataError(f"{out}: what the detector proposes will be kept in a file of this name; choose another one")
+    check_unneeded(out, checkpoint, detector)
     content = load_checkpoint(checkpoint)
     recipe, model = restore(content)
     if recipe.region_share == 0:

@@ -1,6 +1,11 @@
 """Checkpoints that are either whole or absent."""
 
+import fcntl
+import logging
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +13,81 @@ import torch
 
 from model.digest import sha256
 
+log = logging.getLogger("okdhp.train")
+
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and the reason."""
+    """A checkpoint that cannot be used or written; the message names the file and the reason."""
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` beside `path`, flush, then rename: a killed writer or a full disk leaves the old file."""
+    """Write `content` beside `path`, flush, then rename: a killed writer or a full disk leaves the old file.
+
+    Raises OSError, with `path` in it, where it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
+    temporary = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.partial")  # no other writer's
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        if (reason := _os_error(error)) is None:
+            raise
+        raise OSError(reason.errno, reason.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """What the system said: after a failed write torch closes its archive, and reports that failing instead."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Inside, no other run writes its checkpoints to `folder`; the lock ends with the process, however that dies.
+
+    Of torchrun's processes the first holds it. Where the filesystem has no locks, the log says so.
+    Raises CheckpointError where another run holds it.
+    """
+    if not _leads():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wanted = "wait for it, or choose another output folder"
+            raise CheckpointError(f"{folder}: another run is writing here; {wanted}") from None
+        except OSError as error:
+            log.warning("%s: cannot be locked (%s): start no other run with it", folder, error.strerror)
+        else:
+            for left in folder.glob("last.*.partial"):  # by a run that was killed while it wrote
+                left.unlink(missing_ok=True)
+        yield
+
+
+def check_unneeded(out: Path, *inputs: Path) -> None:
+    """Raises CheckpointError for an `out` that is one of `inputs`, what a run goes on from, or no checkpoint at all.
+
+    A slim checkpoint may be written over: it can be made again.
+    """
+    if not out.exists():
+        return
+    try:
+        goes_on = bool(load_checkpoint(out)["model"])
+    except CheckpointError:
+        raise CheckpointError(f"{out}: is there already, and no checkpoint; choose another name") from None
+    if any(path.exists() and out.samefile(path) for path in inputs):
+        raise CheckpointError(f"{out}: is read, and would be written over; choose another name")
+    if goes_on:
+        raise CheckpointError(f"{out}: a run goes on from it, and could not any more; choose another name")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -59,8 +122,13 @@ def kept_for(path: Path, known: dict[str, Any]) -> dict[str, Any] | None:
 
 def keep(path: Path, known: dict[str, Any], **values: Any) -> None:
     """Write `values` under the facts `known` that they follow from; of torchrun's processes the first does."""
-    if os.environ.get("RANK", "0") == "0":
+    if _leads():
         save_checkpoint(path, {"known": known, **values})
+
+
+def _leads() -> bool:
+    """Whether this is the first of torchrun's processes, or alone."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def lineage(path: Path) -> list[dict[str, Any]]:

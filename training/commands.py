@@ -11,6 +11,7 @@ from app.settings import Settings
 from model.digest import sha256
 from training.answers import answers_of
 from training.checkpoint import lineage
+from training.config import Recipe
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.evaluate import (
@@ -32,6 +33,7 @@ from training.progress import facts_of, goes_on
 from training.proposals import regions_of
 from training.recipes import load_recipe
 from training.served import boxes_and_scores, coco_results, serve
+from training.stopping import Stopped
 from training.teacher import check_teacher, load_teacher
 from training.train import Start, train
 
@@ -53,7 +55,10 @@ def run_training(
     compiled: bool = False,
     detector: Path | None = None,
 ) -> Path:
-    """Train `recipe` on the split train of the COCO-format or MPII folder `data`; returns the checkpoint's path."""
+    """Train `recipe` on the split train of the COCO-format or MPII folder `data`; returns the checkpoint's path.
+
+    Raises Stopped, having printed the path, where a signal ended training.
+    """
     chosen, values = device_to_train_on(device), load_recipe(recipe)  # before the pictures, which take their time
     check_detector(values, detector is not None)
     check_teacher(values, teacher)
@@ -71,22 +76,39 @@ def run_training(
     before, taught_by = lineage(init) if init is not None else [], sha256(teacher) if teacher is not None else ""
     # Before anything is asked and kept in `out`: the files of another run stay as they are.
     goes_on(out / "last.pt", values, taught_by, facts_of(dataset, about), before)
-    regions = regions_of(detector, dataset, values.holdout, out / "regions.pt") if detector is not None else None
+    start = _start(values, dataset, out, chosen, init, teacher, detector)
+    try:
+        return train(
+            values,
+            dataset,
+            out,
+            device=chosen,
+            amp=fast,
+            start=start,
+            max_hours=max_hours,
+            compiled=compiled,
+            about=about,
+        )
+    except Stopped:
+        print(out / "last.pt")
+        raise
+
+
+def _start(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    device: torch.device,
+    init: Path | None,
+    teacher: Path | None,
+    detector: Path | None,
+) -> Start:
+    """What a run begins with; what the detector and a teacher asked once see of `dataset` is kept in `out`."""
+    regions = regions_of(detector, dataset, recipe.holdout, out / "regions.pt") if detector is not None else None
     answers = None
-    if values.teacher_once and teacher is not None:
-        asked = load_teacher(teacher, values, chosen, dataset.joints)
-        answers = answers_of(asked, dataset, chosen, out / "answers.pt")
-    return train(
-        values,
-        dataset,
-        out,
-        device=chosen,
-        amp=fast,
-        start=Start(init, teacher=teacher, regions=regions, answers=answers),
-        max_hours=max_hours,
-        compiled=compiled,
-        about=about,
-    )
+    if recipe.teacher_once and teacher is not None:
+        answers = answers_of(load_teacher(teacher, recipe, device, dataset.joints), dataset, device, out / "answers.pt")
+    return Start(init, teacher=teacher, regions=regions, answers=answers)
 
 
 def device_to_train_on(name: str) -> torch.device:

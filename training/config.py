@@ -9,6 +9,7 @@ from training.distillation import Distillation, SoftLoss
 
 NetworkName = Literal["student", "hourglass", "resnet18", "mobilenetv2", "shufflenetv2"]
 BEST = "best"
+WEIGHTS = "ensemble hard_kl absent kd unlabelled box".split()  # of loss terms, each a key ending in _weight
 CHANCES = "flip rotation half_body occlusion low_light noise blur mosaic close_up background".split()  # of Augment
 
 
@@ -129,6 +130,7 @@ class Recipe:
     network: NetworkName = "student"
     hourglass: Hourglass = Hourglass()
     distillation: Distillation = "ensemble"  # who teaches the branches
+    detach_target: bool = True  # False: the KL changes the ensemble that teaches, too, as in the authors' code
     soft_loss: SoftLoss = "kl"
     teacher_once: bool = False  # the teacher is asked once a person, in a plain crop of its own size, not once a crop
 
@@ -144,7 +146,9 @@ class Recipe:
         require(self.fau in get_args(FauForm), f"fau must be one of {get_args(FauForm)}, got {self.fau!r}")
         require(0 <= self.holdout < 0.5, f"holdout must be in [0, 0.5), got {self.holdout}")
         require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
-        require(self.absent_weight >= 0, f"absent_weight must be at least 0, got {self.absent_weight}")
+        for name in WEIGHTS:
+            weight = getattr(self, f"{name}_weight")
+            require(weight >= 0, f"{name}_weight must be at least 0, got {weight}")
         self._check_regions()
         require(0 < self.cooldown <= 1, f"cooldown must be in (0, 1], got {self.cooldown}")
         require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
@@ -236,7 +240,6 @@ class Recipe:
         require(how != "mutual" or not alone, "mutual distillation needs at least two branches")
         weighed = how == "ensemble" or alone or self.fau == "mean"
         require(weighed, f'{how} distillation learns no weights of branches: set fau = "mean", got {self.fau!r}')
-        require(self.unlabelled_weight >= 0, f"unlabelled_weight must be at least 0, got {self.unlabelled_weight}")
         taught = self.soft_loss == "kl" and self.kd_weight > 0 and (how == "teacher" or not alone)
         require(self.unlabelled_weight == 0 or taught, "unlabelled_weight is of a KL from teachers, and there is none")
         require(self.kd_ramp > 0, f"kd_ramp must be above 0, got {self.kd_ramp}")

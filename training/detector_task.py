@@ -113,7 +113,10 @@ class DetectorTask:
         recipe, terms, overlaps = self.recipe, {}, []
         kind, temperature = recipe.soft_loss, recipe.temperature
         target = Heatmaps(wanted.heatmaps, temperature)
-        soft = soft_targets(recipe.distillation, outputs, temperature, targets.get("teacher")) if kd_weight > 0 else {}
+        soft: dict[str, tuple[Heatmaps, ...]] = {}
+        if kd_weight > 0:
+            teacher, detach = targets.get("teacher"), recipe.detach_target
+            soft = soft_targets(recipe.distillation, outputs, temperature, teacher, detach)
         for name, branch in outputs.branches.items():
             assert branch.boxes is not None
             predicted = boxes_at_cells(branch.boxes, stride)

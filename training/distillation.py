@@ -1,4 +1,4 @@
-"""Who teaches whom, and by which loss: the ensemble every branch, the branches each other, or a frozen teacher all."""
+"""Who teaches whom, and by which loss: the ensemble everybody, the branches each other, or a frozen teacher all."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,14 +14,24 @@ SoftLoss = Literal["kl", "mse"]
 SEEN = 0.3  # a heatmap that rises less is no keypoint
 
 
-def soft_targets(
-    how: Distillation, outputs: Outputs, temperature: float, teacher: Tensor | None = None
-) -> dict[str, tuple[Heatmaps, ...]]:
-    """For each branch the heatmaps (B, K, H, W) it learns from, detached; none for a branch that is alone.
+def students(outputs: Outputs, temperature: float) -> dict[str, list[Heatmaps]]:
+    """All heatmaps (B, K, H, W) that learn: of each shared stack ("shared0"..) and each branch, final ones last."""
+    shared = {f"shared{i}": [Heatmaps(maps, temperature)] for i, maps in enumerate(outputs.shared)}
+    return shared | {
+        name: [Heatmaps(maps, temperature) for maps in (*branch.intermediate, branch.final)]
+        for name, branch in outputs.branches.items()
+    }
 
-    how: "ensemble" is OKDHP; "mutual" teaches each branch by all others (Deep Mutual Learning, Zhang et al., CVPR
-    2018); "teacher" by `teacher`, the heatmaps of a network trained before (FPD, Zhang et al., CVPR 2019).
-    Raises ValueError for a teacher of another heatmap size.
+
+def soft_targets(
+    how: Distillation, outputs: Outputs, temperature: float, teacher: Tensor | None = None, detach: bool = True
+) -> dict[str, tuple[Heatmaps, ...]]:
+    """For each branch the heatmaps (B, K, H, W) it learns from; none for a branch that is alone.
+
+    how: "ensemble" is OKDHP, which teaches shared stacks ("shared0"..), too; "mutual" teaches each branch by all others
+    (Deep Mutual Learning, Zhang et al., CVPR 2018); "teacher" by `teacher`, the heatmaps of a network trained before
+    (FPD, Zhang et al., CVPR 2019). detach: whoever teaches learns nothing by it; False lets an ensemble's gradient
+    through, to the FAU and all branches, as the authors' code does. Raises ValueError for a teacher of another size.
     """
     names = tuple(outputs.branches)
     if how == "teacher":
@@ -33,7 +43,9 @@ def soft_targets(
     if how == "mutual":
         finals = {name: Heatmaps(branch.final.detach(), temperature) for name, branch in outputs.branches.items()}
         return {name: tuple(final for other, final in finals.items() if other != name) for name in finals}
-    return dict.fromkeys(names, (Heatmaps(outputs.ensemble.detach(), temperature),) if len(names) > 1 else ())
+    ensemble = Heatmaps(outputs.ensemble.detach() if detach else outputs.ensemble, temperature)
+    shared = tuple(f"shared{i}" for i in range(len(outputs.shared)))
+    return dict.fromkeys(shared + names, (ensemble,) if len(names) > 1 else ())
 
 
 def seen_by(teachers: Sequence[Heatmaps]) -> Tensor:
@@ -42,7 +54,7 @@ def seen_by(teachers: Sequence[Heatmaps]) -> Tensor:
     0 below SEEN. What nobody labelled is taught where they see it, whether it was asked for or not: the KL says where
     it is, if anywhere, and the MSE of what is known to be absent keeps the heatmap low.
     """
-    peaks = torch.stack([teacher.maps for teacher in teachers]).mean(0).amax((2, 3)).clamp(max=1)
+    peaks = torch.stack([teacher.maps.detach() for teacher in teachers]).mean(0).amax((2, 3)).clamp(max=1)
     return peaks * (peaks >= SEEN)
 
 

@@ -42,11 +42,15 @@ class Group:
 
     def any(self, truth: bool) -> bool:
         """Whether it is true in any process; all of them get the same answer, so that none waits for one that left."""
+        return bool(self.largest(int(truth)))
+
+    def largest(self, number: int) -> int:
+        """The largest of the processes' numbers, the same for all, once every process has come here."""
         if self.size == 1:
-            return truth
-        flag = torch.tensor(int(truth), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return bool(flag)
+            return number
+        found = torch.tensor(number, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
 
 
 def join_group(device: torch.device) -> Group:

@@ -6,7 +6,6 @@ Every file appears under its name only when it is whole: what is under way is ca
 import hashlib
 import http.client
 import logging
-import shutil
 import ssl
 import time
 import urllib.error
@@ -17,12 +16,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from training.unpack import ArchiveError, unpack
+from training.unpack import ArchiveError, check_room, unpack
 
 log = logging.getLogger("okdhp.download")
 CHUNK = 1 << 20
 TIMEOUT_S = 60  # without a byte
-ATTEMPTS = 5  # in a row without a new byte
+ATTEMPTS = 5  # in a row that come no farther than one before
 COCO, MPII = "http://images.cocodataset.org", "https://datasets.d2.mpi-inf.mpg.de/andriluka14cvpr"
 
 
@@ -78,47 +77,63 @@ def choose(dataset: str, only: Sequence[str] = ()) -> tuple[Archive, ...]:
 def obtain(archives: Sequence[Archive], folder: Path, pause_s: float = 1.0) -> None:
     """Have the contents of every archive under `folder`; what an earlier call finished is not fetched again.
 
-    An archive is deleted once unpacked. `pause_s` doubles with each failed attempt in a row.
-    Raises DownloadError, also for an archive that is not what was expected: that file is not kept.
+    An archive is deleted once unpacked, or where it is not what was expected; one that somebody else put into `folder`
+    under its name is checked, taken, and left there. `pause_s` doubles with each failed attempt in a row.
+    Raises DownloadError, RoomError, and OSError for what the disk refuses.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for archive in archives:
         done = folder / f".{archive.name}.done"
         if done.exists():
-            log.info("%s: already here", archive.name)
+            log.info("%s: unpacked already, says %s; without that file it is fetched again", archive.name, done)
             continue
         path = fetch(archive, folder, pause_s)
+        ours = _fetched(path).exists()
         try:
             unpack(path, folder)
         except ArchiveError as error:
-            path.unlink()
+            if not ours:
+                raise DownloadError(f"{error}; move it away to have it fetched") from error
+            _delete(path)
             raise DownloadError(f"{error}; deleted it, run again to fetch it anew") from error
         done.touch()
-        path.unlink()
+        if ours:
+            _delete(path)
 
 
 def fetch(archive: Archive, folder: Path, pause_s: float = 1.0) -> Path:
-    """The whole, verified archive in `folder`; continues what an earlier call left. Raises DownloadError."""
+    """The whole, verified archive in `folder`; continues what an earlier call left. Raises as `obtain`."""
     path = folder / archive.name
     if path.exists():
+        if fault := _fault(archive, path):
+            raise DownloadError(f"{path}: lies here already, and {fault}; move it away to have it fetched")
         return path
     part = path.with_name(f"{path.name}.part")
-    failures = 0
+    failures, farthest = 0, _size(part)
     while True:
-        before = _size(part)
         try:
             _receive(archive, part)
             break
         except _Cut as error:
-            failures = 1 if _size(part) > before else failures + 1
+            failures = 1 if _size(part) > farthest else failures + 1
+            farthest = max(farthest, _size(part))
             if failures >= ATTEMPTS:
-                raise DownloadError(f"{archive.url}: {error}; run again to continue at byte {_size(part)}") from error
-            log.warning("%s: %s; continuing at byte %d", archive.name, error, _size(part))
+                raise DownloadError(f"{archive.url}: {error}; run again to {_onward(part)}") from error
+            log.warning("%s: %s; about to %s", archive.name, error, _onward(part))
             time.sleep(pause_s * 2 ** (failures - 1))
-    _verify(archive, part)
+    if fault := _fault(archive, part):
+        _delete(part)
+        raise DownloadError(f"{archive.url}: {fault}; deleted it")
     _validator(part).unlink(missing_ok=True)
+    _fetched(path).touch()
     part.replace(path)
     return path
+
+
+def _onward(part: Path) -> str:
+    """What the next attempt will do, as far as the server lets it."""
+    alone = _size(part) > 0 and not _validator(part).exists()
+    return "start anew" if alone else f"continue at byte {_size(part)}"
 
 
 class _Cut(Exception):
@@ -147,19 +162,21 @@ def _receive(archive: Archive, part: Path) -> None:
         raise _Cut(str(error.reason)) from error
     except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
         raise _Cut(str(error) or type(error).__name__) from error
+    except OSError as error:  # the disk's, which does not always say of what file
+        raise OSError(error.errno, error.strerror or str(error), str(part)) from error
 
 
 def _store(archive: Archive, part: Path, reply: http.client.HTTPResponse) -> None:
     resumed = reply.status == 206
     start = _size(part) if resumed else 0
+    if _size(part) > start and _validator(part).exists():  # it was asked to
+        log.warning("%s: the server does not continue at byte %d; starting anew", archive.name, _size(part))
     remaining = int(reply.headers["Content-Length"]) if "Content-Length" in reply.headers else None
     total = archive.size if remaining is None else start + remaining
     if archive.size is not None and total != archive.size:
         raise DownloadError(f"{archive.url}: is {total} bytes there, expected {archive.size}")
-    free = shutil.disk_usage(part.parent).free
-    if total is not None and total - start > free:
-        missing = f"needs {(total - start) / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free in {part.parent}"
-        raise DownloadError(f"{archive.name}: {missing}")
+    if total is not None:
+        check_room(archive.name, total - _size(part), part.parent)
     _remember(part, reply.headers.get("ETag") or reply.headers.get("Last-Modified"))
     bar = tqdm(desc=archive.name, initial=start, total=total, unit="B", unit_scale=True)
     with part.open("ab" if resumed else "wb") as file, bar:
@@ -170,19 +187,22 @@ def _store(archive: Archive, part: Path, reply: http.client.HTTPResponse) -> Non
         raise _Cut(f"the connection ended after {_size(part)} of {total} bytes")
 
 
-def _verify(archive: Archive, part: Path) -> None:
-    """Raise DownloadError and delete `part` when its size or checksum is not the expected one."""
-    found: int | str = _size(part)
-    expected: int | str | None = archive.size
-    what = "size"
-    if archive.md5 is not None and expected in (None, found):
-        with part.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        what, expected = "MD5", archive.md5
-    if expected not in (None, found):
-        part.unlink()
-        _validator(part).unlink(missing_ok=True)
-        raise DownloadError(f"{archive.url}: its {what} is {found}, expected {expected}; deleted it")
+def _fault(archive: Archive, path: Path) -> str:
+    """What of `path` is not as `archive` says, its size or its checksum; "" where both are, or neither is known."""
+    size = _size(path)
+    if archive.size not in (None, size):
+        return f"its size is {size}, expected {archive.size}"
+    if archive.md5 is None:
+        return ""
+    with path.open("rb") as file:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return f"its MD5 is {md5}, expected {archive.md5}" if md5 != archive.md5 else ""
+
+
+def _delete(path: Path) -> None:
+    """Delete a file that was fetched here, and what was noted about it."""
+    for file in (path, _validator(path), _fetched(path)):
+        file.unlink(missing_ok=True)
 
 
 def _remember(part: Path, validator: str | None) -> None:
@@ -194,6 +214,11 @@ def _remember(part: Path, validator: str | None) -> None:
 
 def _validator(part: Path) -> Path:
     return part.with_name(f"{part.name}.etag")
+
+
+def _fetched(path: Path) -> Path:
+    """Lies beside an archive that was fetched here, until that is unpacked."""
+    return path.with_name(f".{path.name}.fetched")
 
 
 def _size(path: Path) -> int:

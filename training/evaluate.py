@@ -14,11 +14,11 @@ from app.geometry import Matrix, crop_matrix, invert, letterbox_matrix, transfor
 from app.suppression import people_of_cells
 from training.calibration import Bin, reliability, right_keypoints
 from training.data import PARTIAL_SOURCES, Dataset, People
-from training.joints import MPII, JointSet
+from training.joints import JointSet
+from training.measurable import check_measurable, measurable
 from training.metrics import Found, oks, oks_share, outside_crowds, recall_at_false_rate
 from training.pckh import Pckh, pckh
 from training.pictures import DataError
-from training.pose_task import score_name, scored
 
 BATCH = 32
 CANDIDATES = 3.0  # false people a picture that a detector may propose: few of them get a good pose
@@ -112,10 +112,8 @@ class Measured:
 
 def measure_poses(network: Network, dataset: Dataset) -> Measured:
     """Poses of the people that OKS share or PCKh is about. Raises DataError where that is nobody."""
-    people = dataset.people.subset(scored(dataset.people, dataset.joints))
-    if not len(people):
-        hint = ": put gt_valid.mat beside valid.json, or MPII's release into the folder" * (dataset.joints == MPII)
-        raise DataError(f"nobody can be measured by {score_name(dataset.joints)}{hint}")
+    check_measurable(dataset, "pose")
+    people = dataset.people.subset(measurable(dataset, "pose"))
     return Measured(people, *predict_poses(network, dataset, people), dataset.joints)
 
 
@@ -159,14 +157,17 @@ def candidates_threshold(network: Network, dataset: Dataset) -> float:
 
 
 def coco_truth(dataset: Dataset) -> dict[str, Any]:
-    """What is annotated in `dataset`, as a COCO keypoints file has it: what the loader left out is not in it."""
+    """What is annotated in `dataset`, as a COCO keypoints file has it: what the loader left out is not in it.
+
+    Ids count from 1, whatever the file's were: to the evaluator a person of id 0 is one whom no result was matched to.
+    """
     people = dataset.people
     points = np.concatenate([people.keypoints.numpy(), 2.0 * people.labelled.numpy()[..., None]], axis=2)  # (N, 17, 3)
     corners = people.boxes.numpy()
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     annotations = [
         {
-            "id": int(people.ids[row]),
+            "id": row + 1,
             "image_id": int(people.image_ids[row]),
             "category_id": 1,
             "iscrowd": int(people.crowd[row]),

@@ -52,6 +52,10 @@ def run_export(
         raise DataError(f"{checkpoint}: has no branch {branch!r}; its branches are {', '.join(model.branches)}")
     size_hw = size_hw or (recipe.stages[-1].height, recipe.stages[-1].width)
     _check_size(checkpoint, recipe, size_hw)
+    if content["epoch"] < recipe.epochs:
+        log.warning(
+            "%s: is of a run that was stopped after %d of %d epochs", checkpoint, content["epoch"], recipe.epochs
+        )
     val = load_dataset(data, "val") if data is not None else None
     kept = branch or kept_branch(recipe, content["history"])
     held = _held_out(data, recipe.holdout) if data is not None else None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from training.data import Dataset, People, chosen_pictures
 from training.joints import MPII
-from training.pictures import DataError, open_pictures
+from training.pictures import DataError, open_pictures, say_left_out
 
 log = logging.getLogger("okdhp.mpii")
 # Matlab counts pixels from 1, and app.geometry puts the first one's centre at 0.5.
@@ -100,23 +100,48 @@ def load_mpii(
 def read_mpii(folder: Path, name: str) -> Mpii:
     """The people of split `name` from a JSON conversion under `folder`, or for "train" from the release itself.
 
-    With a JSON the head boxes come from gt_NAME.mat beside it or from the release, where there is one.
+    Whose picture is in a conversion's split val is not in the release's train. With a JSON the head boxes come from
+    gt_NAME.mat or mpii_gt_NAME.mat beside it or from the release, where there is one.
     """
     release = next(iter(sorted(folder.rglob(RELEASE))), None)
-    listed = [folder / file for file in SPLIT_FILES.get(name, (f"annot/{name}.json",))]
-    path = next((path for path in listed if path.exists()), None)
+    path = find_conversion(folder, name)
     if path is None:
         if release is not None and name == "train":
-            return read_release(release)
-        wanted = " or ".join(str(path) for path in listed)
-        raise DataError(f"expected {wanted}; the release alone ({RELEASE}) has the split train only")
-    truth = path.with_name(f"gt_{path.stem.removeprefix('mpii_')}.mat")
-    if truth.exists():
-        return read_json(path, truth)
+            return outside_val(read_release(release), find_conversion(folder, "val"))
+        wanted = " or ".join(str(folder / file) for file in split_files(name))
+        seen = "a network trained on it has seen the people of the usual valid.json"
+        raise DataError(f"expected {wanted}; the release alone ({RELEASE}) has the split train only, and {seen}")
+    truth = f"gt_{path.stem.removeprefix('mpii_')}.mat"
+    for beside in (path.with_name(truth), path.with_name(f"mpii_{truth}")):
+        if beside.exists():
+            return read_json(path, beside)
     people = read_json(path)
     if release is not None:
         return dataclasses.replace(people, head_boxes=match_head_boxes(people, read_release(release)))
     return people
+
+
+def split_files(name: str) -> tuple[str, ...]:
+    """What a conversion may call split `name`, under the folder."""
+    return SPLIT_FILES.get(name, (f"annot/{name}.json",))
+
+
+def find_conversion(folder: Path, name: str) -> Path | None:
+    """The JSON of split `name`; None where there is none."""
+    return next((folder / file for file in split_files(name) if (folder / file).exists()), None)
+
+
+def outside_val(people: Mpii, val: Path | None) -> Mpii:
+    """The people in pictures that are not in the JSON `val`, where there is one. Raises DataError for nobody."""
+    if val is None:
+        return people
+    kept = ~np.isin(people.images, read_json(val).images)
+    if not kept.any():
+        raise DataError(f"{val}: has every picture of the release, and leaves nobody to learn from")
+    log.info(
+        "%d of %d people of the release are left out of train: their pictures are in %s", (~kept).sum(), len(kept), val
+    )
+    return people.subset(kept)
 
 
 def read_release(path: Path, separated_only: bool = False) -> Mpii:
@@ -174,7 +199,7 @@ def read_json(path: Path, truth: Path | None = None) -> Mpii:
     """
     rows = []
     try:
-        for entry in json.loads(path.read_text()):
+        for entry in json.loads(path.read_text(encoding="utf-8-sig")):
             joints = np.array(entry["joints"], dtype=np.float64).reshape(len(MPII.names), 2)
             joints[np.array(entry["joints_vis"]).reshape(len(MPII.names)) == 0] = np.nan
             centre = np.array(entry["center"], dtype=np.float64).reshape(2)
@@ -228,8 +253,8 @@ def _table(path: Path, rows: list[dict[str, Any]]) -> Mpii:
         head_boxes=np.array([row["head"] for row in rows], dtype=np.float64) - ORIGIN,
     )
     usable = np.isfinite(people.centres).all(1) & np.isfinite(people.scales) & (people.scales > 0)
-    for row in np.flatnonzero(~usable):
-        log.warning("left out: %s: person %d (%s) has no usable centre and scale", path, row, people.images[row])
+    without = np.flatnonzero(~usable)
+    say_left_out([f"{path}: person {row} ({people.images[row]}) has no usable centre and scale" for row in without])
     return people.subset(usable)
 
 

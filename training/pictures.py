@@ -20,6 +20,7 @@ from training.augment import inverted
 
 log = logging.getLogger("okdhp.data")
 KEEPS = ("auto", "memory", "files")
+NAMED = 10  # of what is left out, one by one; a wrong folder would be thousands of lines
 Kept = TypeVar("Kept")
 Entry = dict[str, Any]  # of a COCO file's "images": file_name, and maybe width and height
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
@@ -174,7 +175,7 @@ def open_pictures(
 ) -> tuple[list[Entry], Pictures]:
     """The entries whose `file_name` under `folder` is a picture, of the stated size if any, and those pictures.
 
-    Others are named in the log and left out. keep: decoded in "memory", in "files" to be decoded on demand (each is
+    Others are left out, as the log says. keep: decoded in "memory", in "files" to be decoded on demand (each is
     looked through once now, and one that breaks later stops the run), or "auto": in memory if they fit.
     """
     if keep not in KEEPS:
@@ -198,17 +199,26 @@ def open_pictures(
 
 def _good(entries: list[Entry], look: Callable[[Entry], Kept | str], what: str) -> tuple[list[Entry], list[Kept]]:
     """The entries that `look` finds something for, and it; for others it says what is wrong with them."""
-    kept, found = [], []
+    kept, found, faults = [], [], []
     with ThreadPoolExecutor() as pool:
         for entry, result in tqdm(
             zip(entries, pool.map(look, entries), strict=True), what, len(entries), unit="picture"
         ):
             if isinstance(result, str):
-                log.warning("left out: %s", result)
+                faults.append(result)
             else:
                 kept.append(entry)
                 found.append(result)
+    say_left_out(faults)
     return kept, found
+
+
+def say_left_out(faults: list[str]) -> None:
+    """Each fault for which something was left out, in the log; of many the first ones, and how many more there are."""
+    for fault in faults[:NAMED]:
+        log.warning("left out: %s", fault)
+    if len(faults) > NAMED:
+        log.warning("left out: %d more", len(faults) - NAMED)
 
 
 def decode(file: Path, stated_wh: tuple[int, ...] | None) -> np.ndarray | str:

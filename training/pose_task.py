@@ -13,7 +13,7 @@ from training.box_task import Regions, region_losses
 from training.config import Recipe, Stage
 from training.data import Dataset, People
 from training.decoding import Decode, deployed_decoding
-from training.distillation import seen_by, soft_loss, soft_targets
+from training.distillation import seen_by, soft_loss, soft_targets, students
 from training.distributed import Group
 from training.joints import MPII, JointSet
 from training.losses import Heatmaps, heatmap_mse, pixelwise_kl
@@ -97,15 +97,12 @@ class PoseTask:
         soft: dict[str, tuple[Heatmaps, ...]] = {}
         if kd_weight > 0:
             teacher = targets.get("teacher") if self.answers is None else self.answered(targets, stage, height)
-            soft = soft_targets(recipe.distillation, outputs, temperature, teacher)
-        terms = {
-            f"mse/shared{i}": heatmap_mse(Heatmaps(maps, temperature), target, weight)
-            for i, maps in enumerate(outputs.shared)
-        }
-        for name, branch in outputs.branches.items():
-            heatmaps = [Heatmaps(maps, temperature) for maps in (*branch.intermediate, branch.final)]
+            soft = soft_targets(recipe.distillation, outputs, temperature, teacher, recipe.detach_target)
+        terms: dict[str, Tensor] = {}
+        for name, heatmaps in students(outputs, temperature).items():
+            branch = outputs.branches.get(name)  # None for a shared stack
             terms[f"mse/{name}"] = torch.stack([heatmap_mse(maps, target, weight) for maps in heatmaps]).sum()
-            if recipe.hard_kl_weight > 0:
+            if branch is not None and recipe.hard_kl_weight > 0:
                 hard = [pixelwise_kl(maps, target, visible) for maps in heatmaps]
                 terms[f"hard_kl/{name}"] = recipe.hard_kl_weight * torch.stack(hard).sum()
             if teachers := soft.get(name):
@@ -114,7 +111,7 @@ class PoseTask:
                     taught = visible + recipe.unlabelled_weight * seen_by(teachers) * ~targets["labelled"]
                 distance = soft_loss(heatmaps, teachers, target, taught, kind)
                 terms[f"{'kl' if kind == 'kl' else 'soft_mse'}/{name}"] = kd_weight * distance
-            if branch.region is not None and "region/boxes" in targets:
+            if branch is not None and branch.region is not None and "region/boxes" in targets:
                 terms |= {f"{term}/{name}": value for term, value in region_losses(branch.region, targets).items()}
         if recipe.distillation == "ensemble" and len(outputs.branches) > 1:
             ensemble = Heatmaps(outputs.ensemble, temperature)

@@ -11,7 +11,7 @@ import torch
 
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Recipe
-from training.data import Dataset, digest
+from training.data import Dataset, identity
 from training.joints import COCO
 from training.recipes import recipe_from_dict
 from training.restore import joints_of
@@ -23,8 +23,10 @@ log = logging.getLogger("okdhp.train")
 
 
 def facts_of(dataset: Dataset, about: dict[str, str] | None) -> dict[str, str]:
-    """What a checkpoint says of its run: `about`, the joints that were learnt and the annotations."""
-    return {**(about or {}), "joints": dataset.joints.name, "annotations": digest(dataset.people)}
+    """What a checkpoint says of its run: `about`, the joints that were learnt, the annotations and the pictures."""
+    known = identity(dataset)
+    facts = {"joints": dataset.joints.name, "annotations": known["people"], "pictures": known["pictures"]}
+    return {**(about or {}), **facts}
 
 
 def goes_on(
@@ -49,17 +51,28 @@ def goes_on(
     require(recipe_from_dict(content["recipe"]) == recipe, "belongs to another recipe")
     require(not teacher or content.get("teacher") == teacher, "was taught by another teacher")
     require(joints_of(content).name == about.get("joints", COCO.name), "has learnt other keypoints")
-    data, now = content.get("data", ""), about.get("data", "")
-    require(not data or data == now, f"has learnt from {data}, not {now}")
     require(content.get("detector", "") == about.get("detector", ""), "has learnt from another detector")
-    learnt = content.get("annotations", "")
-    require(not learnt or learnt == about.get("annotations"), "has learnt from other annotations")
+    fault = data_fault(content, about)
+    require(not fault, fault)
     if before and "before" in content:
         known = content["before"]
         started = f'another checkpoint (of "{known[-1]["recipe"]}")' if known else "no checkpoint"
         same = bool(known) and known[-1]["sha256"] == before[-1]["sha256"]
         require(same, f"was started from {started} (--init)")
     return content
+
+
+def data_fault(content: dict[str, Any], about: dict[str, str]) -> str:
+    """What the checkpoint `content` has learnt from in place of what a run of the facts `about` has; "" if the same.
+
+    Its digests tell, where it has them: the text `data` names the folder, which may have been moved.
+    """
+    digests = [name for name in ("annotations", "pictures") if content.get(name)]
+    others = [name for name in digests if content[name] != about.get(name)]
+    data, now = content.get("data", ""), about.get("data", "")
+    if data and data != now and (others or not digests):
+        return f"has learnt from {data}, not {now}"
+    return f"has learnt from other {others[0]}" if others else ""
 
 
 class Progress:

@@ -26,6 +26,8 @@ def load_recipe(path: Path) -> Recipe:
         recipe: Recipe = _build(Recipe, values, "")
         _require_read(values, recipe.task)
         shared = any(branch.own == OwnConfig() for branch in recipe.branches)
+        read = recipe.detach_target or recipe.distillation == "ensemble"
+        require(read, f"detach_target is of an ensemble that teaches, and distillation is {recipe.distillation!r}")
         require(shared, "every branch has an encoder of its own: one at least must learn on the shared one")
     except (OSError, tomllib.TOMLDecodeError, RecipeError) as error:
         raise RecipeError(f"{path}: {error}") from error

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from training.config import BEST, Branch, Recipe, RecipeError
+from training.config import BEST, Branch, Recipe, RecipeError, require
 
 AT_ONCE = 1e-6  # a ramp for teachers that know everything from the first step on
 DEPTHS = (1, 2, 3)  # of unbalanced branches, in parts of the student's: the paper's 2, 4 and 6 stacks
@@ -24,10 +24,16 @@ def ablation_rows(recipe: Recipe, heavy: Recipe | None = None, same_trunk: bool 
 
     heavy: the two-stage baseline's teacher; without it, one about four times as heavy as the student, by its decoder
     alone where all rows are to have the `same_trunk`.
-    Raises RecipeError for a recipe that is not OKDHP's.
+    Raises RecipeError for a recipe that is not OKDHP's, and where a row would lack a detector or a teacher.
     """
     if recipe.distillation != "ensemble" or recipe.soft_loss != "kl" or len(recipe.branches) < 2:
         raise RecipeError(f"{recipe.name}: an ablation starts from two or more branches that an ensemble teaches by KL")
+    check_alone(recipe)
+    if heavy is not None:
+        check_alone(heavy)
+        task = f"{heavy.name}: a {heavy.task} network cannot teach {recipe.name}, a {recipe.task} one"
+        require(heavy.task == recipe.task, task)
+        require(heavy.distillation != "teacher", f"{heavy.name}: is to teach, and wants a teacher itself")
     change = dataclasses.replace
     student = student_of(recipe)
     alone = change(recipe, branches=(student,), kept=student.name, fau="mean")
@@ -59,6 +65,12 @@ def ablation_rows(recipe: Recipe, heavy: Recipe | None = None, same_trunk: bool 
         "concat-fau": recipe.fau == "concat",
     }
     return tuple(row for row in rows if not same.get(row.name, False))
+
+
+def check_alone(recipe: Recipe) -> None:
+    """Raises RecipeError for one that learns from a detector's proposals: an ablation has none."""
+    without = "an ablation has no detector to learn boxes from: give it the recipe with region_share = 0"
+    require(recipe.region_share == 0, f"{recipe.name}: {without}, not {recipe.region_share:g}")
 
 
 def student_of(recipe: Recipe) -> Branch:

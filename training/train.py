@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,20 +18,23 @@ from tqdm import tqdm
 from model.okdhp import OKDHP, Outputs
 from training.answers import Answers
 from training.box_task import Regions
-from training.checkpoint import lineage
-from training.config import BEST, Recipe, Stage, require
+from training.checkpoint import alone_in, lineage
+from training.config import Recipe, Stage, require
 from training.data import Dataset, held_pictures
 from training.detector_task import DetectorTask
 from training.distributed import Group, join_group, leave_group
 from training.divergence import check_finite, divergence_named
 from training.ema import EMA
 from training.losses import falling, ramp_up
+from training.measurable import check_best
 from training.pictures import DataError
 from training.pose_crops import check_detector
 from training.pose_task import MIN_TRAINED_HEIGHT_PX, MIN_TRAINED_POINTS, PoseTask, regions_in
 from training.progress import Progress, facts_of
 from training.reporting import conclude
 from training.restore import start_from
+from training.stopping import Stop, Stopped
+from training.stopping import stop_on_signal as stop_on_signal
 from training.teacher import Teacher, check_teacher, load_teacher
 
 log = logging.getLogger("okdhp.train")
@@ -88,19 +90,33 @@ def train(
     It is written when the network is measured: every `recipe.evaluate_every` epochs, and after the last one.
     max_hours: stop cleanly after the epoch in which that time passes. compiled: by torch.compile. about: facts for the
     model card ("data", "hardware", "detector"), kept in the checkpoint.
-    SIGTERM and SIGINT write the checkpoint after the step under way and stop; a resumed run is the uninterrupted one,
-    because every batch's randomness comes from (seed, epoch, step) alone. Under torchrun each process takes its share
-    of every batch; norms and losses are taken over the whole of it, so that the number of processes changes nothing.
-    Raises NonFiniteLoss, DataError, CheckpointError, RecipeError.
+    SIGTERM and SIGINT write the checkpoint after the step under way and raise Stopped; a resumed run is the
+    uninterrupted one, because every batch's randomness comes from (seed, epoch, step) alone. Under torchrun each
+    process takes its share of every batch; norms and losses are taken over the whole of it, so that the number of
+    processes changes nothing. Raises NonFiniteLoss, DataError, CheckpointError, RecipeError.
     """
     path, before = out / "last.pt", lineage(start.init) if start.init is not None else []
-    if path.exists():  # what is resumed has weights of its own
-        start = dataclasses.replace(start, init=None)
-    run = prepare(recipe, dataset, device, amp, start, compiled)
-    state = Progress(run, path, facts_of(dataset, about), before)
-    state.resume()
-    stop, began = stop_on_signal(), time.monotonic()
-    board = SummaryWriter(str(out)) if run.group.leads else None
+    with alone_in(out):
+        if path.exists():  # what is resumed has weights of its own
+            start = dataclasses.replace(start, init=None)
+        run = prepare(recipe, dataset, device, amp, start, compiled)
+        state = Progress(run, path, facts_of(dataset, about), before)
+        state.resume()
+        board = SummaryWriter(str(out)) if run.group.leads else None
+        with stop_on_signal() as stop:
+            run_epochs(run, state, board, stop, max_hours)
+            stop.number = run.group.largest(stop.number)  # nobody leaves while the first process still writes
+            leave_group()
+        if board is not None:
+            board.close()
+    if stop():
+        raise Stopped(stop.number)
+    return path
+
+
+def run_epochs(run: "Run", state: Progress, board: SummaryWriter | None, stop: Stop, max_hours: float) -> None:
+    """The epochs from `state` on, until the last one, a signal, or the first one that ends after `max_hours`."""
+    recipe, began = run.recipe, time.monotonic()
     for epoch in range(state.epoch, recipe.epochs):
         stage = recipe.stage_of(epoch)
         if epoch > 0 and state.step == 0 and stage is not recipe.stage_of(epoch - 1):
@@ -108,18 +124,17 @@ def train(
         with divergence_named((run.model, run.ema.model), stage, epoch, recipe.learning_rate):
             means = run_epoch(run, state, epoch, stop)
             if means is None:
-                log.warning("stopped after step %d of epoch %d; %s goes on from there", state.step, epoch + 1, path)
-                break
+                what = "stopped after step %d of epoch %d; %s goes on from there"
+                log.warning(what, state.step, epoch + 1, state.path)
+                return
             late = run.group.any((time.monotonic() - began) / 3600 > max_hours)
             if board is not None:
                 conclude(run, state, board, epoch, means, last=late or epoch + 1 == recipe.epochs)
         if late:
             log.warning("stopped after %.2f hours, as asked", max_hours)
-            break
-    if board is not None:
-        board.close()
-    leave_group()
-    return path
+            return
+    if stop():
+        log.warning("stopped after the last epoch; %s is whole", state.path)
 
 
 @dataclass
@@ -153,16 +168,7 @@ def prepare(
     torch.manual_seed(recipe.seed)
     torch.backends.cudnn.benchmark = True  # inputs keep their size for a whole stage
     group = join_group(device)
-    held = held_pictures(dataset.image_ids, recipe.holdout)
-    if recipe.kept == BEST and not held.any():
-        raise DataError(f"of {len(held)} pictures none is held out to choose the best branch by: raise holdout")
-    task: Task
-    if recipe.task == "pose":
-        task = PoseTask(recipe, dataset, held, start.regions, start.answers, group)
-    else:
-        task = DetectorTask(recipe, dataset, held)
-    check_enough(recipe, task, dataset)
-    check_regions(recipe, group)
+    task = task_of(recipe, dataset, start, group)
     model = group.prepare(task.build().to(device))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     if start.init is not None:
@@ -175,6 +181,20 @@ def prepare(
     if compiled:
         forward = torch.compile(forward)
     return Run(recipe, task, model, forward, EMA(model, recipe.ema_decay), optimiser, group, device, amp, taught_by)
+
+
+def task_of(recipe: Recipe, dataset: Dataset, start: Start = Start(), group: Group | None = None) -> Task:
+    """What `recipe` learns from `dataset`. Raises DataError and RecipeError where that is nothing, or cannot be."""
+    check_best(recipe, dataset)
+    held, group = held_pictures(dataset.image_ids, recipe.holdout), group or Group()
+    task: Task
+    if recipe.task == "pose":
+        task = PoseTask(recipe, dataset, held, start.regions, start.answers, group)
+    else:
+        task = DetectorTask(recipe, dataset, held)
+    check_enough(recipe, task, dataset)
+    check_regions(recipe, group)
+    return task
 
 
 def check_enough(recipe: Recipe, task: Task, dataset: Dataset) -> None:
@@ -278,11 +298,3 @@ def parameter_groups(model: OKDHP, weight_decay: float) -> list[dict[str, Any]]:
     kept = {id(p) for p in decayed}
     rest = [p for p in model.parameters() if id(p) not in kept]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-def stop_on_signal() -> Callable[[], bool]:
-    """Turns SIGTERM and SIGINT into a question the loop can ask."""
-    caught: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _frame: caught.append(received))
-    return lambda: bool(caught)

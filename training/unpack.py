@@ -19,15 +19,21 @@ class ArchiveError(ValueError):
     """An archive that is damaged or would write where it must not."""
 
 
+class RoomError(ValueError):
+    """Less room on the disk than is needed; the message says for what, and how much."""
+
+
 def unpack(archive: Path, folder: Path) -> None:
     """Put the files of `archive` (.zip, .tar.gz or .tar) under `folder`, replacing files of the same name.
 
     Every member's checksum is verified before the first file appears there. Raises ArchiveError for a damaged archive,
-    and for one with links, devices, or names that lead out of `folder`.
+    and for one with links, devices, or names that lead out of `folder`; RoomError, and OSError that names the file.
     """
-    waiting = folder / f".{archive.name}.unpacking"
+    target = waiting = folder / f".{archive.name}.unpacking"
     shutil.rmtree(waiting, ignore_errors=True)
     try:
+        waiting.mkdir(parents=True)
+        check_room(f"{archive.name} unpacked", _unpacked_size(archive), folder)
         for name, content in tqdm(_members(archive), f"unpack {archive.name}", unit="file"):
             target = waiting / _inside(archive, name)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,8 +45,26 @@ def unpack(archive: Path, folder: Path) -> None:
             path.replace(target)
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ArchiveError(f"{archive}: damaged: {error}") from error
+    except OSError as error:  # a full disk's does not say of what file
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, reason, error.filename or str(target)) from error
     finally:
         shutil.rmtree(waiting, ignore_errors=True)
+
+
+def check_room(what: str, needed: int, folder: Path) -> None:
+    """Raises RoomError where `what` takes more bytes than are free in `folder`."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise RoomError(f"{what}: needs {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free in {folder}")
+
+
+def _unpacked_size(archive: Path) -> int:
+    """What a ZIP's files take, in bytes; 0 for others, which tell at their end."""
+    if not archive.name.endswith(".zip"):
+        return 0
+    with zipfile.ZipFile(archive) as file:
+        return sum(entry.file_size for entry in file.infolist())
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:

@@ -1,10 +1,11 @@
 """The command on drawn people; what a row is stands in test_rows.py."""
 
 import json
+import shutil
 import signal
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from training.ablation_table import Result, gain, markdown
 from training.checkpoint import load_checkpoint
+from training.pose_task import PoseTask
 from training.recipes import load_recipe
 
 RECIPE = """
@@ -37,15 +39,6 @@ name = "b"
 widths = [8, 8]
 """
 ROWS = ("--row", "alone", "--row", "okdhp", "--row", "fpd")
-
-
-@pytest.fixture(autouse=True)
-def signals_as_they_were() -> Iterator[None]:
-    """Training takes SIGTERM and SIGINT over; a test gives them back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def ablate(folder: Path, out: Path, *options: str, text: str = RECIPE) -> tuple[int, str]:
@@ -101,6 +94,72 @@ def test_rows_start_from_one_trunk_and_nothing_else_of_a_checkpoint(drawn_folder
     code, said = ablate(drawn_folder, tmp_path / "out", "--row", "alone", "--seeds", "1", text=still)
     assert code == 2
     assert "is of another recipe, start or other data" in said
+
+
+def test_a_signal_in_a_rows_last_evaluation_stops_the_ablation_and_the_same_command_goes_on(
+    drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, signals, evaluate = ("--row", "alone", "--row", "okdhp", "--seeds", "1"), [signal.SIGTERM], PoseTask.evaluate
+
+    def signalled(*arguments: Any) -> Any:
+        if signals:
+            signal.raise_signal(signals.pop())
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(PoseTask, "evaluate", signalled)
+    code, said = ablate(drawn_folder, tmp_path / "out", *rows)
+    assert code == 128 + signal.SIGTERM, said
+    assert f"# Ablation of tiny{chr(10)}" in said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["alone"]
+    code, said = ablate(drawn_folder, tmp_path / "out", *rows)
+    assert code == 0, said
+    assert [line.split(" | ")[0] for line in said.splitlines() if line.startswith("| ")][1:] == ["| alone", "| okdhp"]
+
+
+@pytest.mark.parametrize("task", ["pose", "detector"])
+def test_a_val_that_nobody_can_be_measured_in_is_refused_before_the_first_row(
+    drawn_folder: Path, tmp_path: Path, task: str
+) -> None:
+    folder = shutil.copytree(drawn_folder, tmp_path / "small")
+    content = json.loads((folder / "val.json").read_text())
+    for person in content["annotations"]:
+        person["bbox"][3] = 60
+    (folder / "val.json").write_text(json.dumps(content))
+    code, said = ablate(folder, tmp_path / "out", text=RECIPE.replace('"pose"', f'"{task}"'))
+    assert code == 2
+    measure = {"pose": "oks_share", "detector": "recall_at_0.3_false"}[task]
+    assert said.splitlines()[-1] == f"okdhp: nobody in split val can be measured by {measure}"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"widths = [8, 8]\n": "widths = [8, 8, 8]\n"}, "big: cannot teach tiny: its heatmaps are 24x24, not 12x12"),
+        (
+            {"8, 8]\nd": "8, 8, 8]\nd", "0, 0]": "0, 0, 0]", "= 96": "= 128"},  # six levels see what 64 divides
+            "big: this teacher cannot see what tiny sees: input sides must be above 0 and divisible by 64, got 96x96",
+        ),
+        ({"batch = 8": "batch = 99"}, "30 training examples do not fill one batch of 99: lower the stage's batch"),
+    ],
+)
+def test_a_teacher_who_could_not_teach_is_refused_before_the_first_row(
+    drawn_folder: Path, tmp_path: Path, changes: dict[str, str], complaint: str
+) -> None:
+    text = RECIPE.replace("= 64", "= 96")
+    heavy, teacher = text.replace("tiny", "big"), tmp_path / "big.toml"
+    for old, new in changes.items():
+        heavy = heavy.replace(old, new)
+    teacher.write_text(heavy)
+    code, said = ablate(drawn_folder, tmp_path / "out", "--teacher", str(teacher), text=text)
+    assert (code, said.splitlines()[-1]) == (2, f"okdhp: {complaint}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_wants_a_detector_is_told_what_to_do_instead(drawn_folder: Path, tmp_path: Path) -> None:
+    code, said = ablate(drawn_folder, tmp_path / "out", text=RECIPE.replace("holdout", "region_share = 0.25\nholdout"))
+    without = "an ablation has no detector to learn boxes from: give it the recipe with region_share = 0, not 0.25"
+    assert (code, said) == (2, f"okdhp: tiny: {without}\n")
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from commandline import okdhp
+from commandline import okdhp, refused
 from small_runs import POSE, run
 from typer.testing import CliRunner
 
@@ -59,6 +60,29 @@ def test_it_starts_another_run_but_is_none_to_go_on_with(tuned: Path, drawn_fold
         run(dataclasses.replace(POSE, seed=1), drawn_folder, tmp_path)
     went_on = run(POSE, drawn_folder, tmp_path / "next", start=Start(init=tmp_path / "last.pt"), max_hours=0.0)
     assert went_on["before"][-1]["averaged"]["share"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("before/last.pt", "is read, and would be written over; choose another name"),
+        ("after/../after/last.pt", "is read, and would be written over; choose another name"),
+        ("other/last.pt", "a run goes on from it, and could not any more; choose another name"),
+        ("pose.onnx", "is there already, and no checkpoint; choose another name"),
+    ],
+)
+def test_what_is_needed_is_not_written_over(tuned: Path, tmp_path: Path, target: str, why: str) -> None:
+    folder = shutil.copytree(tuned, tmp_path / "runs")
+    shutil.copytree(folder / "after", folder / "other")
+    (folder / "pose.onnx").write_bytes(b"a network")
+    inputs, before = (folder / "before" / "last.pt", folder / "after" / "last.pt"), (folder / target).read_bytes()
+    assert refused("average", *inputs, folder / target) == f"okdhp: {folder / target}: {why}"
+    assert (folder / target).read_bytes() == before
+
+
+def test_an_earlier_mean_is_written_over(tuned: Path, tmp_path: Path) -> None:
+    first, second = (mean(tuned, share, tmp_path / "mean.pt") for share in (0.25, 0.75))
+    assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,20 @@ def test_what_the_detector_proposes_and_the_checkpoint_do_not_share_a_name(mende
     assert checkpoint.read_bytes() == (mended / "pose.pt").read_bytes()
 
 
+def test_what_is_needed_is_not_written_over(mended: Path, fitted: Path, tmp_path: Path) -> None:
+    arguments = ("--data", mended / "people", "--detector", fitted / "low.onnx", "--steps", 1, "--batch", 8)
+    slim, resumable = tmp_path / "slim.pt", tmp_path / "run" / "last.pt"
+    resumable.parent.mkdir()
+    for copy, original in ((slim, mended / "pose.pt"), (resumable, mended / "pose" / "last.pt")):
+        copy.write_bytes(original.read_bytes())
+    assert "is read, and would be written over" in refused(slim, slim, *arguments)
+    assert "a run goes on from it, and could not any more" in refused(slim, resumable, *arguments)
+    assert "is there already, and no checkpoint" in refused(slim, fitted / "low.onnx", *arguments)
+    assert slim.read_bytes() == (mended / "pose.pt").read_bytes()
+    assert resumable.read_bytes() == (mended / "pose" / "last.pt").read_bytes()
+    assert not (tmp_path / "regions.pt").exists() and not (tmp_path / "run" / "regions.pt").exists()
+
+
 def test_a_file_of_that_name_that_is_something_else_stays(mended: Path, fitted: Path, tmp_path: Path) -> None:
     arguments = ("--data", mended / "people", "--detector", fitted / "low.onnx", "--steps", 1, "--batch", 8)
     (tmp_path / "regions.pt").write_bytes(b"nothing that torch wrote")

@@ -1,29 +1,73 @@
 """What a checkpoint is good for: going on, starting another run, and nothing else."""
 
 import dataclasses
+import errno
+import fcntl
 import hashlib
+import logging
 import os
+import shutil
+import subprocess
+import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from drawn import changed
+from small_disk import disk_of
 from small_runs import DETECTOR, POSE, run
 
-from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.config import Stage
+from training.checkpoint import CheckpointError, alone_in, load_checkpoint, save_checkpoint
+from training.config import Recipe, Stage
 from training.exporting import slim
 from training.restore import build_network, restore, start_from
 from training.train import Start
 
+SHORT = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
+
+
+def fewer(content: dict[str, Any]) -> None:
+    del content["annotations"][0]
+
 
 def test_a_run_is_not_resumed_on_other_data(drawn_folder: Path, tmp_path: Path) -> None:
-    short = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),))
-    run(short, drawn_folder, tmp_path, about={"data": "24 people of one/train.json"})
-    run(short, drawn_folder, tmp_path, about={"data": "24 people of one/train.json"})
-    with pytest.raises(CheckpointError, match="has learnt from 24 people of one/train.json, not 9 people of another"):
-        run(short, drawn_folder, tmp_path, about={"data": "9 people of another/train.json"})
+    run(SHORT, drawn_folder, tmp_path / "run", about={"data": "36 people of one"})
+    other = changed(drawn_folder, tmp_path / "other", fewer)
+    with pytest.raises(CheckpointError, match="has learnt from 36 people of one, not 35 people of other"):
+        run(SHORT, other, tmp_path / "run", about={"data": "35 people of other"})
+
+
+def test_a_run_goes_on_with_the_same_data_in_a_folder_of_another_name(drawn_folder: Path, tmp_path: Path) -> None:
+    run(SHORT, drawn_folder, tmp_path / "run", about={"data": "36 people of one"})
+    moved = shutil.copytree(drawn_folder, tmp_path / "moved")
+    assert run(SHORT, moved, tmp_path / "run", about={"data": "36 people of moved"})["epoch"] == 1
+
+
+@pytest.mark.parametrize("recipe", [SHORT, dataclasses.replace(DETECTOR, stages=SHORT.stages)])
+def test_a_run_is_not_resumed_with_pictures_added_in_which_nobody_is(
+    recipe: Recipe, drawn_folder: Path, tmp_path: Path
+) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["images"] += [{**content["images"][0], "id": 1000}]
+
+    run(recipe, drawn_folder, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="has learnt from other pictures; choose another output folder"):
+        run(recipe, changed(drawn_folder, tmp_path / "more", edit), tmp_path / "run")
+
+
+def test_an_older_checkpoint_that_tells_less_is_gone_on_from(drawn_folder: Path, tmp_path: Path) -> None:
+    content = run(SHORT, drawn_folder, tmp_path, about={"data": "36 people of one"})
+    recipe = {key: value for key, value in content["recipe"].items() if key != "detach_target"}
+    known = {key: content[key] for key in content if key != "pictures"}
+    save_checkpoint(tmp_path / "last.pt", known | {"recipe": recipe})
+    assert run(SHORT, drawn_folder, tmp_path)["epoch"] == 1
+    older = {key: content[key] for key in content if key not in ("pictures", "annotations")}
+    save_checkpoint(tmp_path / "last.pt", older)
+    with pytest.raises(CheckpointError, match="has learnt from 36 people of one, not 36 people of two"):
+        run(SHORT, drawn_folder, tmp_path, about={"data": "36 people of two"})
+    assert run(SHORT, drawn_folder, tmp_path, about={"data": "36 people of one"})["epoch"] == 1
 
 
 def test_a_run_is_not_resumed_on_other_annotations_of_as_many_people(drawn_folder: Path, tmp_path: Path) -> None:
@@ -133,6 +177,75 @@ def test_a_writer_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
         save_checkpoint(path, {"recipe": {}, "model": {"w": lambda: None}})
     assert torch.equal(load_checkpoint(path)["model"]["w"], torch.ones(3))
     assert os.listdir(tmp_path) == ["last.pt"]
+
+
+@pytest.mark.parametrize("limit", [1000, 100_000, 400_500])
+def test_a_full_disk_is_named_with_the_file_and_leaves_the_old_one(tmp_path: Path, limit: int) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"recipe": {}, "model": {"w": torch.ones(3)}})
+    with disk_of(limit), pytest.raises(OSError) as caught:
+        save_checkpoint(path, {"recipe": {}, "model": {"w": torch.ones(100_000)}})
+    assert str(caught.value) == f"[Errno {errno.EFBIG}] File too large: '{path}'"
+    assert torch.equal(load_checkpoint(path)["model"]["w"], torch.ones(3))
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_another_writer_of_the_same_checkpoint_does_not_spoil_it(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+
+    class Meanwhile(OrderedDict[str, int]):
+        """Written half-way through a checkpoint, and another process has written one by then."""
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            save_checkpoint(path, {"recipe": {}, "model": {"w": torch.zeros(3)}})
+            assert torch.equal(load_checkpoint(path)["model"]["w"], torch.zeros(3))
+            return OrderedDict, ()
+
+    save_checkpoint(path, {"recipe": Meanwhile(), "model": {"w": torch.ones(3)}})
+    assert torch.equal(load_checkpoint(path)["model"]["w"], torch.ones(3))
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_a_folder_that_a_run_writes_to_is_refused_to_another(drawn_folder: Path, tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        with pytest.raises(CheckpointError, match=f"^{tmp_path}: another run is writing here; wait for it, or choose "):
+            run(SHORT, drawn_folder, tmp_path)
+    assert run(SHORT, drawn_folder, tmp_path)["epoch"] == 1
+
+
+def test_a_killed_run_holds_nothing_and_leaves_no_litter(tmp_path: Path) -> None:
+    holding = (
+        "import pathlib, sys, training.checkpoint as c\nwith c.alone_in(pathlib.Path(sys.argv[1])): print(), input()"
+    )
+    command = [sys.executable, "-u", "-c", holding, tmp_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"\n"
+        with pytest.raises(CheckpointError, match="another run is writing here"), alone_in(tmp_path):
+            pass
+        (tmp_path / "last.0123abcd.partial").touch()
+        holder.kill()
+    with alone_in(tmp_path):
+        assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_of_several_processes_of_one_run_the_first_alone_takes_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with alone_in(tmp_path):
+        monkeypatch.setenv("RANK", "1")
+        with alone_in(tmp_path):
+            pass
+
+
+def test_on_a_filesystem_without_locks_a_run_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with caplog.at_level(logging.WARNING), alone_in(tmp_path):
+        assert f"{tmp_path}: cannot be locked (Operation not supported): start no other run with it" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])

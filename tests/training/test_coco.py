@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from drawn import changed
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -113,6 +114,24 @@ def test_perfect_guesses_in_given_boxes_reach_one(drawn_folder: Path) -> None:
     found = coco_ap(coco_truth(dataset), results, sorted(set(people.image_ids.tolist())))
     assert (found["AP"], found["AR"]) == pytest.approx((1.0, 1.0))
     assert results[0]["score"] == pytest.approx(0.9)
+
+
+def test_no_figure_depends_on_the_ids_of_annotations(drawn_folder: Path, tmp_path: Path) -> None:
+    """To the public evaluator a person of id 0 is one whom no result was matched to."""
+
+    def edit(content: dict[str, Any]) -> None:
+        for number, person in enumerate(content["annotations"]):
+            person["id"] = number
+
+    found = []
+    for folder in (drawn_folder, changed(drawn_folder, tmp_path / "from0", edit)):
+        dataset = load_dataset(folder, "train")
+        people, random = dataset.people, np.random.default_rng(0)
+        guessed = people.keypoints.numpy() + random.normal(0, 3, (len(people), 17, 2))
+        results = given_box_results(people.image_ids.tolist(), guessed, np.full((len(people), 17), 0.9))
+        found.append(coco_ap(coco_truth(dataset), results, sorted(set(people.image_ids.tolist()))))
+    assert int(people.ids[0]) == 0 and 0.2 < found[0]["AP"] < 0.9
+    assert found[1] == found[0]
 
 
 def test_nobody_found_is_nothing_reached(drawn_folder: Path) -> None:

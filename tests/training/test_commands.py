@@ -141,6 +141,17 @@ def test_an_export_says_what_concerns_its_user_alone(trained: Path, tmp_path: Pa
     assert (done.stdout, done.stderr) == ("{}\n", said)
 
 
+def test_an_export_of_a_run_that_was_stopped_says_how_far_it_was(
+    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, checkpoint = tmp_path / "r.toml", tmp_path / "run" / "last.pt"
+    recipe.write_text(TINY_RECIPE.replace("TASK", "pose").replace("KEPT", "a"))
+    options = ("--out", checkpoint.parent, "--amp", "off", "--device", "cpu", "--max-hours", 0)
+    okdhp("train", recipe, "--data", drawn_folder, *options)  # as asked, so no failure
+    okdhp("export", checkpoint, tmp_path / "pose.onnx")
+    assert f"{checkpoint}: is of a run that was stopped after 1 of 4 epochs" in caplog.messages
+
+
 def evaluated(trained: Path, folder: Path, split: str) -> str:
     """What is printed of the trained pair."""
     networks = ("--pose", trained / "pose.onnx", "--detector", trained / "detector.onnx")

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from training.augment import crop_matrices
 from training.data import digest, held_pictures, load_coco
 from training.datasets import load_dataset
 from training.pictures import (
+    NAMED,
     DataError,
     DecodedPictures,
     PictureFiles,
@@ -83,6 +85,18 @@ def test_broken_annotations_are_named_and_left_out(
         "8: none of its labelled keypoints is near its box",
     ):
         assert f"annotation {fault}" in caplog.text
+
+
+@pytest.mark.parametrize("keep", ["memory", "files"])
+def test_of_many_pictures_that_are_not_there_the_first_are_named_and_the_others_counted(
+    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, keep: str
+) -> None:
+    shutil.copy(drawn_folder / "train.json", tmp_path)
+    with pytest.raises(DataError, match="none of its 24 pictures could be read under"):
+        load_dataset(tmp_path, "train", keep=keep)
+    named = [message for message in caplog.messages if str(tmp_path / "images") in message]
+    assert len(named) == NAMED == 10
+    assert caplog.messages[-1] == "left out: 14 more"
 
 
 def test_an_unlabelled_keypoint_may_lie_anywhere() -> None:

@@ -9,17 +9,19 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from model.digest import sha256
-from model.okdhp import Outputs
+from model.okdhp import OKDHP, Outputs
 from model.outputs import BranchOutput
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.config import Augment, Branch, Encoder, Recipe, RecipeError, Stage
+from training.config import Augment, Branch, Encoder, Hourglass, Recipe, RecipeError, Stage
 from training.datasets import load_dataset
+from training.detector_task import DetectorTask
 from training.distillation import seen_by, soft_loss, soft_targets
 from training.exporting import run_export
 from training.joints import MPII
 from training.losses import Heatmaps, pixelwise_kl, soft_mse
 from training.pose_task import PoseTask
-from training.restore import restore
+from training.recipes import load_recipe
+from training.restore import build_network, restore
 from training.teacher import load_teacher
 from training.train import Start, seeded, train
 
@@ -34,6 +36,14 @@ STUDENT = Recipe(
     fau="mean",
     kd_ramp=0.01,
     augment=Augment(mosaic=0.0),
+)
+HOURGLASS = dataclasses.replace(
+    STUDENT,
+    network="hourglass",
+    encoder=Encoder(),
+    hourglass=Hourglass(channels=8, shared=2),
+    branches=(Branch("a", stacks=1), Branch("b", stacks=2)),
+    fau="slim",
 )
 DETECTOR = dataclasses.replace(STUDENT, task="detector", branches=(Branch("a", (8, 8)), Branch("b", (8, 8))))
 
@@ -115,10 +125,11 @@ def test_soft_loss_adds_up_a_branchs_heatmaps_and_averages_its_teachers(kind: st
 
 
 def test_a_keypoint_is_seen_as_surely_as_its_mean_heatmap_rises_and_not_at_all_below_a_floor() -> None:
-    maps = torch.zeros(2, 1, 4, 4, 4)
+    maps = torch.zeros(2, 1, 4, 4, 4)  # two teachers'
     maps[:, 0, 0, 1, 2], maps[:, 0, 2, 3, 3] = 0.8, 2.0
     maps[0, 0, 1, 0, 0] = maps[1, 0, 1, 3, 3] = 0.5  # each sees it elsewhere: on the mean it rises to .25
-    seen = seen_by([Heatmaps(one, T) for one in maps])
+    seen = seen_by([Heatmaps(one, T) for one in maps.requires_grad_()])
+    assert not seen.requires_grad  # a weight
     torch.testing.assert_close(seen, torch.tensor([[0.8, 0.0, 1.0, 0.0]]))
 
 
@@ -141,6 +152,64 @@ def test_what_nobody_labelled_is_taught_where_the_teacher_sees_it(weight: float,
     task.losses(out, targets, recipe.stages[0], 1.0)["kl/a"].backward()
     taught = final.grad.abs().amax((0, 2, 3)) > 0
     assert taught[[labelled, seen, unseen, outside]].tolist() == [True, weight > 0, False, False]
+
+
+def terms_of(recipe: Recipe, folder: Path) -> tuple[OKDHP, dict[str, Tensor]]:
+    """A new network and the loss terms of its first batch."""
+    dataset, kind = load_dataset(folder, "train"), PoseTask if recipe.task == "pose" else DetectorTask
+    task = kind(recipe, dataset, np.zeros(len(dataset.pictures), bool))
+    images, targets = task.batch(torch.arange(4), recipe.stages[0], seeded(0, 0, 1))
+    torch.manual_seed(0)
+    model = build_network(recipe)
+    return model, task.losses(model(images), targets, recipe.stages[0], 1.0)
+
+
+def touched(model: OKDHP, loss: Tensor) -> set[str]:
+    """The parts of the network that `loss` changes."""
+    model.zero_grad()
+    loss.backward(retain_graph=True)
+    changed = {name for name, value in model.named_parameters() if value.grad is not None and value.grad.any()}
+    return {".".join(name.split(".")[: 2 if name.startswith("branches") else 1]) for name in changed}
+
+
+def test_the_ensemble_teaches_every_heatmap_of_shared_stacks_too(drawn_folder: Path) -> None:
+    model, terms = terms_of(HOURGLASS, drawn_folder)
+    assert {name for name in terms if name.startswith("kl/")} == {"kl/shared0", "kl/shared1", "kl/a", "kl/b"}
+    for number in range(2):
+        score = model.trunk.stacks[number].score.weight
+        (gradient,) = torch.autograd.grad(terms[f"kl/shared{number}"], score, retain_graph=True)
+        assert gradient.any()
+    assert touched(model, terms["kl/shared1"]) == {"trunk"}
+
+
+def test_shared_stacks_learn_the_soft_target_by_the_distance_that_branches_do(drawn_folder: Path) -> None:
+    _, terms = terms_of(dataclasses.replace(HOURGLASS, soft_loss="mse"), drawn_folder)
+    assert {"soft_mse/shared0", "soft_mse/shared1", "soft_mse/a"} <= set(terms)
+    assert not any(name.startswith("kl/") for name in terms)
+
+
+def test_shared_stacks_have_no_peers_to_learn_from(drawn_folder: Path) -> None:
+    mutual = dataclasses.replace(HOURGLASS, distillation="mutual", fau="mean")
+    _, terms = terms_of(mutual, drawn_folder)
+    assert "mse/shared0" in terms and "kl/a" in terms and "kl/shared0" not in terms
+
+
+@pytest.mark.parametrize("recipe", [HOURGLASS, dataclasses.replace(DETECTOR, fau="slim")], ids=lambda r: r.task)
+def test_the_ensemble_learns_nothing_by_teaching_unless_the_recipe_says_so(recipe: Recipe, drawn_folder: Path) -> None:
+    model, terms = terms_of(recipe, drawn_folder)
+    assert touched(model, terms["kl/a"]) == {"trunk", "branches.a"}
+    model, terms = terms_of(dataclasses.replace(recipe, detach_target=False), drawn_folder)
+    soft = [term for name, term in terms.items() if name.startswith("kl/")]
+    assert [touched(model, term) for term in soft] == [{"trunk", "branches.a", "branches.b", "fau"}] * len(soft)
+
+
+def test_a_target_that_is_not_detached_is_an_ensembles(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(
+        'name = "x"\ntask = "pose"\nfau = "mean"\ndistillation = "mutual"\ndetach_target = false\n'
+        "[[stages]]\nepochs = 1\nheight = 64\nwidth = 64\n"
+    )
+    with pytest.raises(RecipeError, match="detach_target is of an ensemble that teaches, and distillation is 'mutual'"):
+        load_recipe(tmp_path / "r.toml")
 
 
 def losses(recipe: Recipe, folder: Path, out: Path, **options: Path) -> dict[str, float]:

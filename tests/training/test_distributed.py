@@ -47,6 +47,7 @@ moved = torch.cat([value.flatten() for value in model.parameters()]) - start
 stops = iter([False, False, group.rank == group.size - 1])  # the last process is told to stop in the third step
 second = run_epoch(run, state, 1, lambda: next(stops, True))
 found = {"model": learnt, "moved": moved.detach(), "first": first, "second": second, "step": state.step}
+found["largest"] = group.largest([0, 15][group.rank])
 torch.save(found, out / f"rank{group.rank}.pt")
 leave_group()
 """
@@ -89,6 +90,10 @@ def test_two_processes_learn_the_same_network_from_different_halves(pair: list[d
 
 def test_processes_stop_together_at_the_same_step(pair: list[dict[str, Any]]) -> None:
     assert [(process["second"], process["step"]) for process in pair] == [(None, 3), (None, 3)]
+
+
+def test_processes_agree_on_a_number(pair: list[dict[str, Any]]) -> None:
+    assert [process["largest"] for process in pair] == [15, 15]
 
 
 def test_two_processes_learn_what_one_learns_from_the_whole_batch(

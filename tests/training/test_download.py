@@ -1,5 +1,6 @@
 """Downloads, from a real server on a real port that can cut, refuse and change what it sends."""
 
+import errno
 import gzip
 import hashlib
 import http.server
@@ -7,6 +8,7 @@ import io
 import logging
 import os
 import re
+import shutil
 import socket
 import tarfile
 import threading
@@ -15,12 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_disk import disk_of
 from typer.testing import CliRunner
 
 from app.cli import app
 from training import download
 from training.download import DATASETS, Archive, DownloadError, choose, fetch, obtain
-from training.unpack import ArchiveError, unpack
+from training.unpack import ArchiveError, RoomError, unpack
 
 PICTURE = os.urandom(300_000)
 
@@ -33,7 +36,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.cuts: list[int] = []
         self.status: list[int] = []
-        self.ranges = True
+        self.ranges = self.tags = True
         self.asked: list[str | None] = []  # the Range header of each request
 
     def archive(self, name: str, content: bytes, md5: str | None = None, size: int | None = None) -> Archive:
@@ -60,7 +63,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         body = content[start:]
         self.send_response(206 if start else 200)
-        self.send_header("ETag", tag)
+        if self.server.tags:
+            self.send_header("ETag", tag)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: self.server.cuts.pop(0)] if self.server.cuts else body)
@@ -79,9 +83,9 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def zipped(files: dict[str, bytes]) -> bytes:
+def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -127,7 +131,7 @@ def test_cut_connection_continues_where_it_was_cut(
         path = fetch(server.archive("v.zip", PICTURE, md5(PICTURE)), tmp_path, pause_s=0)
     assert path.read_bytes() == PICTURE
     assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
-    assert "v.zip: the connection ended after 100000 of 300000 bytes; continuing at byte 100000" in caplog.text
+    assert "v.zip: the connection ended after 100000 of 300000 bytes; about to continue at byte 100000" in caplog.text
 
 
 def test_a_later_run_continues_what_an_earlier_one_left(server: Server, tmp_path: Path) -> None:
@@ -149,9 +153,25 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_its_start(server: Server,
     assert fetch(server.archive("v.zip", changed), tmp_path).read_bytes() == changed
 
 
-def test_a_server_without_ranges_still_gives_the_whole_file(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_ranges_still_gives_the_whole_file(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     server.ranges, server.cuts = False, [1000]
     assert fetch(server.archive("v.zip", PICTURE), tmp_path, pause_s=0).read_bytes() == PICTURE
+    assert "v.zip: the server does not continue at byte 1000; starting anew" in caplog.text
+
+
+@pytest.mark.parametrize("tags", [True, False])
+def test_a_server_that_never_comes_farther_is_given_up(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, tags: bool
+) -> None:
+    """Each attempt starts anew: more than the last one gave is no progress."""
+    server.ranges, server.tags, server.cuts = False, tags, [1000, 500] * 20
+    onward = "continue at byte 1000" if tags else "start anew"
+    with pytest.raises(DownloadError, match=f"ended after 1000 of 300000 bytes; run again to {onward}$"):
+        fetch(server.archive("v.zip", PICTURE), tmp_path, pause_s=0)
+    assert len(server.asked) == download.ATTEMPTS
+    assert ("about to start anew" in caplog.text) != tags
 
 
 def test_a_part_that_lacks_nothing_becomes_the_file(server: Server, tmp_path: Path) -> None:
@@ -159,7 +179,7 @@ def test_a_part_that_lacks_nothing_becomes_the_file(server: Server, tmp_path: Pa
     (tmp_path / "v.zip.part").write_bytes(PICTURE)
     (tmp_path / "v.zip.part.etag").write_text(f'"{md5(PICTURE)}"')
     assert fetch(archive, tmp_path).read_bytes() == PICTURE
-    assert names(tmp_path) == {"v.zip"}
+    assert names(tmp_path) == {"v.zip", ".v.zip.fetched"}
 
 
 def test_wrong_checksum_is_refused_and_the_file_not_kept(server: Server, tmp_path: Path) -> None:
@@ -178,9 +198,9 @@ def test_another_size_than_expected_is_refused_before_it_is_fetched(server: Serv
 def test_a_file_larger_than_the_disk_is_refused_before_it_is_fetched(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = download.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(DownloadError, match=r"v\.zip: needs 0\.0 GB more, 0\.0 GB are free in "):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(RoomError, match=r"v\.zip: needs 0\.0 GB more, 0\.0 GB are free in "):
         fetch(server.archive("v.zip", PICTURE), tmp_path)
 
 
@@ -224,6 +244,108 @@ def test_a_damaged_byte_is_found_by_the_archives_own_checksum(tmp_path: Path, na
     with pytest.raises(ArchiveError, match="damaged"):
         unpack(tmp_path / name, tmp_path / "out")
     assert not (tmp_path / "out").exists() or names(tmp_path / "out") == set()
+
+
+def test_an_archive_that_lies_there_already_is_checked_taken_and_left_there(server: Server, tmp_path: Path) -> None:
+    content = zipped({"val2017/1.jpg": PICTURE})
+    archive = server.archive("v.zip", content, md5(content), len(content))
+    (tmp_path / "v.zip").write_bytes(content)
+    obtain([archive], tmp_path)
+    assert names(tmp_path) == {"val2017/1.jpg", "v.zip", ".v.zip.done"}
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected", "fault"),
+    [
+        (1000, ("md5", "size"), r"its size is 1000, expected \d+"),
+        (1000, ("md5",), "its MD5 is [0-9a-f]{32}, expected [0-9a-f]{32}"),
+        (None, ("wrong",), "its MD5 is [0-9a-f]{32}, expected 0{32}"),
+    ],
+)
+def test_an_archive_that_lies_there_and_is_not_the_right_one_is_refused_and_left_alone(
+    server: Server, tmp_path: Path, kept: int | None, expected: tuple[str, ...], fault: str
+) -> None:
+    """Somebody may be fetching it, or can go on."""
+    content = zipped({"val2017/1.jpg": PICTURE})
+    checksum = {"md5": md5(content), "wrong": "0" * 32}[expected[0]]
+    archive = server.archive("v.zip", content, checksum, len(content) if "size" in expected else None)
+    (tmp_path / "v.zip").write_bytes(content[:kept])
+    with pytest.raises(
+        DownloadError, match=rf"v\.zip: lies here already, and {fault}; move it away to have it fetched$"
+    ):
+        obtain([archive], tmp_path)
+    assert names(tmp_path) == {"v.zip"} and (tmp_path / "v.zip").read_bytes() == content[:kept]
+
+
+def test_a_damaged_archive_that_lies_there_already_is_left_alone(server: Server, tmp_path: Path) -> None:
+    content = zipped({"val2017/1.jpg": PICTURE})
+    (tmp_path / "v.zip").write_bytes(content[:1000])
+    with pytest.raises(DownloadError, match=r"v\.zip: damaged: .*; move it away to have it fetched$"):
+        obtain([server.archive("v.zip", content)], tmp_path)
+    assert names(tmp_path) == {"v.zip"} and (tmp_path / "v.zip").read_bytes() == content[:1000]
+
+
+def test_an_archive_that_was_fetched_and_not_yet_unpacked_is_deleted_in_the_end(server: Server, tmp_path: Path) -> None:
+    archive = server.archive("v.zip", zipped({"val2017/1.jpg": PICTURE}))
+    fetch(archive, tmp_path)  # and killed
+    obtain([archive], tmp_path)
+    assert names(tmp_path) == {"val2017/1.jpg", ".v.zip.done"}
+    assert len(server.asked) == 1
+
+
+def test_what_was_unpacked_before_names_the_file_that_says_so(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive = server.archive("v.zip", zipped({"val2017/1.jpg": PICTURE}))
+    obtain([archive], tmp_path)
+    (tmp_path / "val2017" / "1.jpg").unlink()
+    with caplog.at_level(logging.INFO):
+        obtain([archive], tmp_path)
+    said = f"v.zip: unpacked already, says {tmp_path}/.v.zip.done; without that file it is fetched again"
+    assert said in caplog.text
+    (tmp_path / ".v.zip.done").unlink()
+    obtain([archive], tmp_path)
+    assert (tmp_path / "val2017" / "1.jpg").read_bytes() == PICTURE
+
+
+def test_a_disk_that_fills_up_while_fetching_is_named_with_the_file_and_the_rest_comes_later(
+    server: Server, tmp_path: Path
+) -> None:
+    archive, part = server.archive("v.zip", PICTURE, md5(PICTURE)), tmp_path / "v.zip.part"
+    with disk_of(100_000), pytest.raises(OSError) as caught:
+        fetch(archive, tmp_path)
+    assert str(caught.value) == f"[Errno {errno.EFBIG}] File too large: '{part}'"
+    assert fetch(archive, tmp_path).read_bytes() == PICTURE
+    assert server.asked == [None, "bytes=100000-"]
+
+
+@pytest.mark.parametrize("name", ["t.zip", "t.tar.gz"])
+def test_a_disk_that_fills_up_while_unpacking_is_named_with_the_file_and_keeps_the_archive(
+    server: Server, tmp_path: Path, name: str
+) -> None:
+    flat = bytes(300_000)
+    content = tarred([(tarfile.TarInfo("a/1.jpg"), flat)])
+    if name == "t.zip":
+        content = zipped({"a/1.jpg": flat}, zipfile.ZIP_DEFLATED)
+    archive = server.archive(name, content)
+    with disk_of(100_000), pytest.raises(OSError) as caught:
+        obtain([archive], tmp_path)
+    assert str(caught.value) == f"[Errno {errno.EFBIG}] File too large: '{tmp_path}/.{name}.unpacking/a/1.jpg'"
+    assert names(tmp_path) == {name, f".{name}.fetched"}
+    obtain([archive], tmp_path)
+    assert names(tmp_path) == {"a/1.jpg", f".{name}.done"}
+
+
+def test_a_zip_larger_than_the_disk_once_unpacked_is_refused_before_it_is(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = server.archive("v.zip", zipped({"1.jpg": bytes(10**9 // 10)}, zipfile.ZIP_DEFLATED))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**9 // 20))
+    with pytest.raises(RoomError, match=r"v\.zip unpacked: needs 0\.1 GB more, 0\.1 GB are free in "):
+        obtain([archive], tmp_path)
+    assert names(tmp_path) == {"v.zip", ".v.zip.fetched"}
 
 
 @pytest.mark.parametrize("entry", ["../evil", "/tmp/evil", "a/../../evil", "..\\evil", "C:\\evil"])

@@ -138,6 +138,37 @@ def test_json_with_gt_valid_equals_the_release(tmp_path: Path) -> None:
         read_mpii(folder, "val")
 
 
+def test_mmposes_names_for_a_split_and_its_head_boxes_are_known(tmp_path: Path) -> None:
+    release = read_release(write_release(tmp_path / "elsewhere" / RELEASE))
+    path = write_json(tmp_path / "mpii" / "annotations" / "mpii_val.json")
+    corners = np.array([[[p["x1"], p["y1"]], [p["x2"], p["y2"]]] for _, p in LISTED], dtype=np.float64)
+    scipy.io.savemat(path.with_name("mpii_gt_val.mat"), {"headboxes_src": corners.transpose(1, 2, 0)})
+    assert_same(read_mpii(tmp_path / "mpii", "val"), release)
+
+
+def test_a_json_with_a_byte_order_mark_is_read_as_one_without(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "train.json")
+    before = read_json(path)
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert_same(read_json(path), before)
+
+
+def test_whoever_is_in_a_conversions_val_is_not_in_the_releases_train(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_release(tmp_path / RELEASE)
+    write_pictures(tmp_path / "images")
+    path = write_json(tmp_path / "annot" / "valid.json", LISTED[1:2])  # one of the two in a picture: it is seen
+    with caplog.at_level(logging.INFO):
+        train, val = load_mpii(tmp_path, "train"), load_mpii(tmp_path, "val")
+    assert (len(train.people), len(val.people)) == (2, 1)
+    assert not set(train.image_ids) & set(val.image_ids)
+    assert f"2 of 4 people of the release are left out of train: their pictures are in {path}" in caplog.text
+    write_json(path)
+    with pytest.raises(DataError, match=r"valid\.json: has every picture of the release"):
+        read_mpii(tmp_path, "train")
+
+
 def test_json_alone_has_no_head_boxes_and_strangers_get_none(tmp_path: Path) -> None:
     assert np.isnan(read_json(write_json(tmp_path / "mpii" / "annot" / "valid.json")).head_boxes).all()
     write_release(tmp_path / "mpii" / RELEASE, PICTURES[:2])
@@ -240,8 +271,8 @@ def test_another_mat_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_missing_split_says_what_was_expected(tmp_path: Path) -> None:
     write_release(tmp_path / RELEASE)
-    with pytest.raises(DataError, match=r"expected .*annot/valid\.json or .*mpii_val\.json; the release alone"):
+    with pytest.raises(DataError, match=r"expected .*annot/valid\.json or .*mpii_val\.json; the release alone") as told:
         read_mpii(tmp_path, "val")
-    write_release(tmp_path / RELEASE)
+    assert "a network trained on it has seen the people of the usual valid.json" in str(told.value)
     with pytest.raises(DataError, match="none of its 3 MPII pictures could be read"):
         load_mpii(tmp_path, "train")

@@ -1,13 +1,15 @@
 """From an MPII folder to a deployed file with MPII's joints, measured by PCKh."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import scipy.io
-from commandline import TINY_RECIPE, okdhp
+from commandline import TINY_RECIPE, okdhp, refused
 from drawn import draw_person
 from typer.testing import CliRunner
 
@@ -78,6 +80,24 @@ def test_card_names_the_joints_and_the_score(trained: Path) -> None:
     card = json.loads((trained / "pose.json").read_text())
     assert card["keypoints"] == list(MPII.names)
     assert {"pckh_50", "pckh_10", "auc"} <= set(card["scores"])
+
+
+@pytest.mark.parametrize(
+    ("command", "rest"), [("train", ()), ("ablate", ("--seeds", "1", "--row", "alone", "--row", "okdhp"))]
+)
+def test_a_best_branch_that_nobody_could_tell_is_refused_before_anything_is_learnt(
+    mpii_folder: Path, tmp_path: Path, command: str, rest: tuple[str, ...]
+) -> None:
+    """HRNet's layout has head boxes for the split val alone."""
+    folder = shutil.copytree(mpii_folder, tmp_path / "mpii")
+    (folder / "annot" / "gt_train.mat").unlink()
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(TINY_RECIPE.replace("TASK", "pose").replace("KEPT", "best").replace("0.1", "0.3"))
+    options = ("--data", folder, "--out", tmp_path / "run", "--amp", "off", "--device", "cpu", *rest)
+    nobody = r"okdhp: of \d people held out none can be measured to choose the best branch by"
+    cure = "name a branch in kept, or put MPII's release into the folder for its head boxes"
+    assert re.fullmatch(f"{nobody}: {cure}", refused(command, recipe, *options))
+    assert not list((tmp_path).glob("run/**/last.pt"))
 
 
 def test_evaluate_prints_the_benchmarks_table(trained: Path, mpii_folder: Path) -> None:

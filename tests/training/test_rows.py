@@ -84,3 +84,19 @@ def test_a_given_teacher_replaces_the_derived_one() -> None:
 def test_a_recipe_that_is_not_okdhps_has_no_ablation(changes: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match="tiny: an ablation starts from two or more branches"):
         ablation_rows(dataclasses.replace(STUDENT, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "heavy", "complaint"),
+    [
+        ({"region_share": 0.2}, {}, "tiny: an ablation has no detector .* with region_share = 0, not 0.2"),
+        ({}, {"region_share": 0.3}, "heavy: an ablation has no detector .* with region_share = 0, not 0.3"),
+        ({}, {"task": "detector"}, "heavy: a detector network cannot teach tiny, a pose one"),
+        ({}, {"distillation": "teacher", "fau": "mean"}, "heavy: is to teach, and wants a teacher itself"),
+    ],
+)
+def test_what_an_ablation_cannot_give_its_recipe_or_teacher_is_refused(
+    changes: dict[str, object], heavy: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(RecipeError, match=f"^{complaint}$"):
+        ablation_rows(dataclasses.replace(STUDENT, **changes), dataclasses.replace(STUDENT, name="heavy", **heavy))

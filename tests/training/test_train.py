@@ -25,6 +25,7 @@ from training.divergence import NonFiniteLoss, check_finite, divergence_named
 from training.pictures import DataError
 from training.pose_task import PoseTask, build_model
 from training.snapshots import draw_boxes
+from training.stopping import Stopped
 from training.train import learning_rate
 
 
@@ -74,15 +75,45 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(
     drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(POSE, drawn_folder, tmp_path / "whole")
-    steps = iter(range(1, 100))
-    monkeypatch.setattr("training.train.stop_on_signal", lambda: lambda: next(steps) in (2, 5, 6))
-    parts = [run(POSE, drawn_folder, tmp_path / "parts") for _ in range(4)]
-    per_epoch = 3
-    assert [part["epoch"] * per_epoch + part["step"] for part in parts[:3]] == [2, 5, 6]
+    steps, per_epoch, done, losses = iter(range(1, 100)), 3, [], PoseTask.losses
+
+    def signalled(*arguments: Any) -> Any:
+        if next(steps) in (2, 5, 6):
+            signal.raise_signal(signal.SIGTERM)
+        return losses(*arguments)
+
+    monkeypatch.setattr(PoseTask, "losses", signalled)
+    for _ in range(3):
+        with pytest.raises(Stopped):
+            run(POSE, drawn_folder, tmp_path / "parts")
+        part = load_checkpoint(tmp_path / "parts" / "last.pt")
+        done.append(part["epoch"] * per_epoch + part["step"])
+    assert done == [2, 5, 6]
+    last = run(POSE, drawn_folder, tmp_path / "parts")
     for kind in ("model", "ema"):
         for name, value in whole[kind].items():
-            torch.testing.assert_close(parts[-1][kind][name], value, rtol=0, atol=0, msg=name)
-    assert parts[-1]["history"] == whole["history"]
+            torch.testing.assert_close(last[kind][name], value, rtol=0, atol=0, msg=name)
+    assert last["history"] == whole["history"]
+
+
+def test_a_signal_in_the_last_evaluation_is_told_and_later_ones_are_no_longer_the_runs(
+    drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, evaluate, heard = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),)), PoseTask.evaluate, []
+    signal.signal(signal.SIGINT, lambda number, _frame: heard.append(number))
+
+    def signalled(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(PoseTask, "evaluate", signalled)
+    with pytest.raises(Stopped) as stopped:
+        run(once, drawn_folder, tmp_path)
+    assert stopped.value.code == 130
+    assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 1
+    assert heard == []
+    signal.raise_signal(signal.SIGINT)
+    assert heard == [signal.SIGINT]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
@@ -138,6 +169,20 @@ def test_distillation_changes_what_is_learnt(drawn_folder: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("recipe", [POSE, DETECTOR], ids=["pose", "detector"])
+def test_the_best_branch_is_not_chosen_by_people_too_small_to_be_measured(
+    drawn_folder: Path, tmp_path: Path, recipe: Recipe
+) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        for person in content["annotations"]:
+            person["bbox"][3] = 60
+
+    folder, best = changed(drawn_folder, tmp_path / "small", edit), dataclasses.replace(recipe, kept="best")
+    complaint = r"of \d+ people held out none can be measured to choose the best branch by: name a branch in kept$"
+    with pytest.raises(DataError, match=complaint):
+        run(best, folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize("recipe", [POSE, DETECTOR], ids=["pose", "detector"])
 def test_without_anybody_held_out_a_run_ends_without_scores(drawn_folder: Path, tmp_path: Path, recipe: Recipe) -> None:
     alone = dataclasses.replace(recipe, holdout=0.0, stages=(Stage(1, 64, 64, batch=8),))
     assert [epoch["scores"] for epoch in run(alone, drawn_folder, tmp_path)["history"]] == [{}]
@@ -160,21 +205,25 @@ def test_too_few_examples_for_a_batch_are_refused(drawn_folder: Path, tmp_path: 
         run(dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=999),)), drawn_folder, tmp_path)
 
 
-def test_sigterm_saves_and_ends_the_run_cleanly(drawn_folder: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_ends_the_run_cleanly_with_a_code_that_stops_what_waits_for_it(
+    drawn_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "r.toml").write_text(
         'name = "x"\ntask = "pose"\n[encoder]\nwidths = [8, 8, 8, 8, 8]\n'
         "[[stages]]\nepochs = 99999\nheight = 64\nwidth = 64\nbatch = 4\n"
     )
     command = [sys.executable, "-m", "app.cli", "train", tmp_path / "r.toml", "--data", drawn_folder, "--out", tmp_path]
     command += ["--amp", "off", "--device", "cpu"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
         said = ""
         while "epoch 2/" not in said:
             said += process.stderr.read(1)
         process.send_signal(signal.SIGTERM)
         said += process.stderr.read()
-    assert process.returncode == 0, said
+        printed = process.stdout.read()
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert printed.splitlines()[-1] == str(tmp_path / "last.pt")
     assert "Traceback" not in said
     stopped = re.search(r"stopped after step (\d+) of epoch (\d+)", said)
     assert stopped is not None, said
