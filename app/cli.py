@@ -47,7 +47,10 @@ def serve(
 
     settings = _load(host=host, port=port)
     logs.configure(settings.log_level)
-    server.serve(settings)
+    try:
+        server.serve(settings)
+    except StartError as error:
+        raise ended(error) from None
 
 
 @app.command()

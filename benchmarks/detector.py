@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import one_line_errors
 from training.datasets import load_dataset
 from training.evaluate import complete_pictures, find_people, judged, load_network
 from training.metrics import MIN_BOX_HEIGHT_PX, Floats, Found, match_boxes, recall_at_false_rate
@@ -37,15 +38,17 @@ def show(title: str, values: Floats, right: Floats, edges: tuple[float, ...]) ->
         print(f"  {low:>6g} to {high:<6g}{int(group.sum()):>7}{right[group].mean() if group.any() else np.nan:>8.2f}")
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="val")
     parser.add_argument("--detector", type=Path, default=Path(__file__).parent.parent / "weights" / "detector.onnx")
     arguments = parser.parse_args()
+    network = load_network(arguments.detector, "detector")  # before the pictures, which take their time
     dataset = load_dataset(arguments.data, arguments.split)
     chosen = complete_pictures(dataset)
-    found, listed = judged(find_people(load_network(arguments.detector), dataset, chosen), dataset, chosen)
+    found, listed = judged(find_people(network, dataset, chosen), dataset, chosen)
     recall, threshold = recall_at_false_rate(found, listed)
     sides_px = dataset.pictures.size_wh[chosen].amax(1).tolist()
     heights, counts, right = people_table(found, listed, sides_px, threshold).T

@@ -22,6 +22,7 @@ from app import render
 from app.pipeline import Options, Pipeline
 from app.settings import Settings
 from app.tiling import looks
+from benchmarks.command import at_least, one_line_errors
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.evaluate import complete_pictures
@@ -44,8 +45,10 @@ class Scene:
 
 
 def scenes(dataset: Dataset, count: int) -> Iterator[Scene]:
-    """`count` scenes, always the same ones."""
+    """`count` scenes, always the same ones. Raises ValueError where the pictures do not suffice."""
     order = np.random.default_rng(0).permutation(complete_pictures(dataset)).tolist()
+    if count * len(PLACES) > len(order):
+        raise ValueError(f"{count} scenes need {count * len(PLACES)} pictures, and there are {len(order)}")
     for first in range(0, count * len(PLACES), len(PLACES)):
         yield scene(dataset, order[first : first + len(PLACES)])
 
@@ -67,29 +70,21 @@ def scene(dataset: Dataset, indices: list[int]) -> Scene:
     return Scene(canvas, np.concatenate(boxes), np.concatenate(crowds))
 
 
-async def measure(made: list[Scene], out: Path | None) -> None:
+async def measure(data: Path, split: str, count: int, out: Path | None) -> None:
     settings = Settings.load(min_score=0.0, max_people=250)
     pipeline = Pipeline(settings)
-    await pipeline.warm()
-    people, crowds = [one.people for one in made], [one.crowds for one in made]
-    height, width = made[0].picture.shape[:2]
-    tall = sum(int((boxes[:, 3] - boxes[:, 1] > MIN_BOX_HEIGHT_PX).sum()) for boxes in people)
-    print(f"{len(made)} scenes of {width}x{height}, {tall} people")
-    print("tiles  looks  recall at " + ", ".join(f"{rate:g}" for rate in RATES) + " false   median ms")
     try:
+        await pipeline.warm()  # before the pictures, which take their time
+        made = list(scenes(load_dataset(data, split), count))
+        height, width = made[0].picture.shape[:2]
+        tall = sum(int((one.people[:, 3] - one.people[:, 1] > MIN_BOX_HEIGHT_PX).sum()) for one in made)
+        print(f"{count} scenes of {width}x{height}, {tall} people")
+        print("tiles  looks  recall at " + ", ".join(f"{rate:g}" for rate in RATES) + " false   median ms")
         for tiles in TILES:
-            found, times_ms = [], []
-            for one in made:
-                started = time.perf_counter()
-                answer = (await pipeline.people(one.picture, Options(settings.max_people, tiles=tiles))).people
-                times_ms.append((time.perf_counter() - started) * 1e3)
-                boxes = np.array([person.box_xyxy for person in answer]).reshape(-1, 4)
-                found.append((boxes, np.array([person.score for person in answer])))
-            judged = outside_crowds(found, people, crowds)
-            recalls = [recall_at_false_rate(judged, people, rate * len(PLACES))[0] for rate in RATES]
+            recalls, median_ms = await looked_at(made, pipeline, Options(settings.max_people, tiles=tiles))
             number = len(looks((width, height), pipeline.detector.size_wh, tiles))
             shown = "".join(f"{recall:8.3f}" for recall in recalls)
-            print(f"{tiles:5}{number:7}{shown}{np.median(times_ms):19.0f}", flush=True)
+            print(f"{tiles:5}{number:7}{shown}{median_ms:19.0f}", flush=True)
         if out is not None:
             asked = Options(settings.max_people, Settings.model_fields["min_score"].default, tiles=TILES[-1])
             drawn = (await pipeline.people(made[0].picture, asked)).people
@@ -98,15 +93,30 @@ async def measure(made: list[Scene], out: Path | None) -> None:
         await pipeline.close()
 
 
+async def looked_at(made: list[Scene], pipeline: Pipeline, options: Options) -> tuple[list[float], float]:
+    """Recall of the scenes' people at each of RATES, and the median milliseconds of a scene."""
+    found, times_ms = [], []
+    for one in made:
+        started = time.perf_counter()
+        answer = (await pipeline.people(one.picture, options)).people
+        times_ms.append((time.perf_counter() - started) * 1e3)
+        boxes = np.array([person.box_xyxy for person in answer]).reshape(-1, 4)
+        found.append((boxes, np.array([person.score for person in answer])))
+    people = [one.people for one in made]
+    judged = outside_crowds(found, people, [one.crowds for one in made])
+    recalls = [recall_at_false_rate(judged, people, rate * len(PLACES))[0] for rate in RATES]
+    return recalls, float(np.median(times_ms))
+
+
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="val")
-    parser.add_argument("--scenes", type=int, default=25)
+    parser.add_argument("--scenes", type=at_least(1), default=25)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    made = list(scenes(load_dataset(arguments.data, arguments.split), arguments.scenes))
-    asyncio.run(measure(made, arguments.out))
+    asyncio.run(measure(arguments.data, arguments.split, arguments.scenes, arguments.out))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from benchmarks.command import at_least, one_line_errors
 from benchmarks.rtmpose_like import RTMPoseLike, fold_batch_norms
 from model.export import cost, export_onnx
 
@@ -44,10 +45,11 @@ def measure(sessions: dict[str, ort.InferenceSession], rounds: int) -> dict[str,
     return {name: np.array(values) for name, values in times.items()}
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--threads", type=at_least(0), default=2)
+    parser.add_argument("--rounds", type=at_least(1), default=200)
     arguments = parser.parse_args()
     yardstick = fold_batch_norms(RTMPoseLike().eval())
     counted = cost(yardstick, (256, 192))

@@ -2,8 +2,8 @@
 
     PYTHON mediapipe_tracking.py FRAMES.npy
 
-For each line "first last" on stdin, follows the person of those frames; prints in how many it saw somebody, and the
-milliseconds of each.
+For each line "first last" on stdin, follows the person of those frames; prints in how many it saw somebody, and for
+each its milliseconds on the wall and those of the CPU in all threads.
 """
 
 import sys
@@ -20,9 +20,9 @@ def main() -> None:
         first, last = map(int, line.split())
         seen, times = 0, []
         for frame in frames[first:last]:
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             found = pose.process(np.ascontiguousarray(frame))
-            times.append((time.perf_counter() - began) * 1000)
+            times += [1000 * (time.perf_counter() - began), 1000 * (time.process_time() - cpu_began)]
             seen += found.pose_landmarks is not None
         print(seen, *times, flush=True)
 

@@ -4,8 +4,8 @@
 
 Random views of scikit-image's own pictures without people (objects, animals, textures, microscopy, text), turned,
 scaled and in other light, and drawn noise and gradients: each is asked as a client asks, with its sides `--enlarged`
-so many times (from 1.3 on it is looked at in tiles, too: POSE_TILES). `--out` keeps those in which somebody was found,
-with who it was drawn in.
+so many times (beyond 1 to 1.4, by its shape, it is looked at in tiles, too: POSE_TILES). `--out` keeps those in which
+somebody was found, with who it was drawn in.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from PIL import Image
 from app import render
 from app.pipeline import Options, Pipeline
 from app.settings import Settings
+from benchmarks.command import at_least, one_line_errors
 
 NAMES = (
     "brick.png chelsea.png chessboard_RGB.png clock_motion.png coffee.png coins.png color.png grass.png gravel.png "
@@ -79,10 +80,11 @@ async def ask(settings: Settings, views: int, enlarged: float, out: Path | None)
         print(f"  {score:.2f} {name}")
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--views", type=int, default=20)
-    parser.add_argument("--enlarged", type=float, default=1.0)
+    parser.add_argument("--views", type=at_least(1), default=20)
+    parser.add_argument("--enlarged", type=at_least(0.1, float), default=1.0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     asyncio.run(ask(Settings.load(), arguments.views, arguments.enlarged, arguments.out))

@@ -6,6 +6,7 @@ Theirs, as their repository (zhengli97/OKDHP) trains: fp32, contiguous tensors, 
 read, cut, normalised and given its heatmaps by a loader in worker processes. Ours: `okdhp train`'s own step, pictures
 decoded once, batches cut and augmented at once, channels last, bfloat16 where it pays; with their FAU and with the slim
 one. They take turns, so that a noisy machine slows them alike; trust the ratios. Without --data, pictures are made up.
+--data: a folder with images/ and train.json; of no other layout, as the plain loader reads the files itself.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from app.geometry import crop_matrix, transform
+from benchmarks.command import at_least, one_line_errors
 from training.commands import pick_device, wants_amp
 from training.config import Recipe, Stage
 from training.data import Dataset
@@ -41,12 +43,20 @@ Step = Callable[[], dict[str, float]]  # one training step; seconds by what they
 
 
 class PlainPeople(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
-    """A person an item, made from its file each time: normalised crop (3, H, W), heatmaps (K, H/4, W/4), weights."""
+    """A person an item, made from its file each time: normalised crop (3, H, W), heatmaps (K, H/4, W/4), weights.
+
+    Raises ValueError for a folder of another layout than images/ and train.json, and for one without keypoints.
+    """
 
     def __init__(self, folder: Path, size_hw: tuple[int, int]) -> None:
+        for path in (folder / "images", folder / "train.json"):
+            if not path.exists():
+                raise ValueError(f"--data: the plain loader needs images/ and train.json, and {path} is not there")
         content = json.loads((folder / "train.json").read_text())
         files = {image["id"]: folder / "images" / image["file_name"] for image in content["images"]}
-        self.people = [(files[a["image_id"]], a) for a in content["annotations"]]
+        self.people = [(files[a["image_id"]], a) for a in content["annotations"] if any(a.get("keypoints") or ())]
+        if not self.people:
+            raise ValueError(f"--data: nobody in {folder / 'train.json'} has keypoints")
         self.size_hw = size_hw
 
     def __len__(self) -> int:
@@ -166,11 +176,11 @@ def made_up(folder: Path, count: int = 256) -> Path:
 
 def compare(name: str, recipe: Recipe, stage: Stage, folder: Path, device: torch.device, rounds: int) -> None:
     """Print pictures a second of their step and ours, with their FAU and the slim one, and what ours spends time on."""
-    amp = wants_amp("auto", device)
+    amp, same = wants_amp("auto", device), dataclasses.replace(recipe, fau="sum")
+    theirs = plain_step(same, folder, stage, device)  # before the pictures are decoded: it may refuse the folder
     dataset = load_dataset(folder, "train", device, limit=512)
-    same = dataclasses.replace(recipe, fau="sum")
     steps = {
-        "theirs": plain_step(same, folder, stage, device),
+        "theirs": theirs,
         "same FAU": our_step(same, dataset, stage, device, amp),
         "slim FAU": our_step(dataclasses.replace(recipe, fau="slim"), dataset, stage, device, amp),
     }
@@ -192,14 +202,16 @@ def compare(name: str, recipe: Recipe, stage: Stage, folder: Path, device: torch
 def read_arguments(description: str | None, **counts: int) -> argparse.Namespace:
     """What a training benchmark is told: data, device, and `counts` with these defaults. Leaves OpenCV one thread."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a COCO-format folder")
+    parser.add_argument("--data", type=Path, help="a COCO-format folder: images/ and train.json")
     parser.add_argument("--device", default="auto")
     for name, default in counts.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+        least = 2 if name.endswith("batch") else 1  # some batch norms see one value of each picture
+        parser.add_argument(f"--{name.replace('_', '-')}", type=at_least(least), default=default)
     cv2.setNumThreads(1)  # torch already uses every core
     return parser.parse_args()
 
 
+@one_line_errors()
 def main() -> None:
     arguments = read_arguments(__doc__, rounds=3, student_batch=64, hourglass_batch=4)
     device = pick_device(arguments.device)

@@ -3,9 +3,9 @@
     python -m benchmarks.training_profile [--data DIR] [--device auto] [--steps 4] [--student-batch 48]
         [--hourglass-batch 4]
 
-Two networks: the bundled student at 192x160 and HG-4 at 256x256. The limit is a large matrix product
-of the same number type, timed before and after; a network whose convolutions take most of the time near that limit is
-bound by compute, one whose norms, activations and sums take it is bound by memory.
+Two networks: the student of training/configs/student-unbalanced.toml at 192x160 and HG-4 at 256x256. The limit is a
+large matrix product of the same number type, timed before and after; a network whose convolutions take most of the time
+near that limit is bound by compute, one whose norms, activations and sums take it is bound by memory.
 """
 
 import collections
@@ -18,6 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.command import one_line_errors
 from benchmarks.training import ROOT, made_up, read_arguments, wait
 from training.commands import pick_device, wants_amp
 from training.config import Recipe, Stage
@@ -98,6 +99,7 @@ def report(name: str, recipe: Recipe, stage: Stage, dataset: Dataset, device: to
     print(f"  convolutions reach {reached:.0f} of {limit:.0f} GFLOP/s ({100 * reached / limit:.0f}%)", flush=True)
 
 
+@one_line_errors()
 def main() -> None:
     arguments = read_arguments(__doc__, steps=4, student_batch=48, hourglass_batch=4)
     device = pick_device(arguments.device)

@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 
 from app.geometry import crop_matrix, invert, transform, warp
 from app.scoring import person_scores
+from benchmarks.command import one_line_errors
 from training.calibration import Bin, right_keypoints
 from training.data import Dataset
 from training.datasets import load_dataset
@@ -160,6 +161,7 @@ def draw(bins: list[Bin], gap: float, tables: dict[str, Table], path: Path) -> N
     figure.savefig(path, dpi=110)
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -167,7 +169,8 @@ def main() -> None:
     parser.add_argument("--pose", type=Path, default=ROOT / "weights/pose.onnx")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    dataset, network = load_dataset(arguments.data, arguments.split, torch.device("cpu")), load_network(arguments.pose)
+    network = load_network(arguments.pose, "pose")  # before the pictures, which take their time
+    dataset = load_dataset(arguments.data, arguments.split, torch.device("cpu"))
     measured = measure_poses(network, dataset)
     groups, joints = by_group(measured), by_joint(measured)
     show("OKS share by size and posture", groups)

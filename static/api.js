@@ -40,7 +40,7 @@ function sentence(problem, status) {
 
 /**
  * A stream that mends itself. `on` has three functions: `answer(answer, roundTripMs)`, `problem(error)` for a refused
- * frame, and `state(name, sentence)` with "open", "waiting" (it will try again), or "refused" (only a key can help).
+ * frame, and `state(name, sentence)` with "waiting" (it will try again) or "refused" (only a key can help).
  */
 export class PoseStream {
   #socket = null;
@@ -79,7 +79,6 @@ export class PoseStream {
     const url = new URL("stream", location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(url, protocols);
-    socket.onopen = () => this.on.state("open", "");
     socket.onmessage = (event) => this.#heard(JSON.parse(event.data));
     socket.onclose = (event) => this.#lost(event.code);
     this.#socket = socket;
@@ -122,7 +121,7 @@ export class PoseStream {
     clearInterval(this.#watchdog);
     this.#sentAt.clear();
     if (!this.#socket) return;
-    this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket.close();
     this.#socket = null;
   }

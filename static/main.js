@@ -16,6 +16,7 @@ const video = $("video");
 const canvas = $("canvas");
 const context = canvas.getContext("2d");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const narrow = matchMedia("(max-width: 760px)"); // as in style.css: the words take the whole width
 const capture = new Capture();
 
 let opening = null; // the file of a picture that is being decoded
@@ -91,10 +92,11 @@ function draw(now) {
 }
 
 function drawDancer(seconds) {
-  const wide = canvas.width > canvas.height && canvas.clientWidth > 560;
-  const room = wide
+  const beside = canvas.width > canvas.height && !narrow.matches;
+  const heading = ($("heading").offsetTop / canvas.clientHeight) * canvas.height; // the words begin there
+  const room = beside
     ? { left: canvas.width * 0.5, top: canvas.height * 0.08, width: canvas.width * 0.46, height: canvas.height * 0.84 }
-    : { left: 0, top: canvas.height * 0.01, width: canvas.width, height: canvas.height * 0.46 };
+    : { left: 0, top: 0, width: canvas.width, height: heading };
   const view = makeView({ width: 1, height: 1.1 }, room, false);
   const moved = { ...view, x: (value) => room.left + view.x(value), y: (value) => room.top + view.y(value) };
   drawPeople(context, [dancer(seconds)], moved, { labels: false });
@@ -201,21 +203,30 @@ function connect() {
   if (document.hidden) return; // until somebody looks at it
   const on = {
     answer: (answer, roundTripMs) => take(ours, answer, roundTripMs),
-    problem: (error) => toast(error.status === 503 ? "The server is busy." : `${error.title}.`),
+    problem: (error) => {
+      sayConnected();
+      toast(error.status === 503 ? "The server is busy." : `${error.title}.`);
+    },
     state: (name, sentence) => {
       if (name === "refused") return goIdle(sentence, true);
+      people.list = []; // nobody looks any more: what was seen last is no answer
+      describe();
       toast(sentence);
-      say(name === "open" ? "Connected." : sentence);
+      say(sentence);
     },
   };
   ours.stream = new PoseStream(on, key());
 }
+
+/** At the first word on a frame, not before: a server about to stop takes a connection only to close it again. */
+const sayConnected = () => say("Connected.");
 
 function take(ours, answer, roundTripMs) {
   people = { list: answer.people, size: answer.image, at: performance.now() };
   ours.meter.add({ roundTripMs, ageMs: answer.age_ms });
   ours.droppedByServer = answer.dropped;
   toast("");
+  sayConnected();
   describe();
 }
 

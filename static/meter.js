@@ -13,14 +13,19 @@ export class Meter {
 
   /** Events per second, or null where there are too few to tell. */
   rate(now = performance.now()) {
-    const recent = this.#events.filter((event) => event.at >= now - WINDOW_MS);
+    const recent = this.#recent(now);
     if (recent.length < 2) return null;
     return ((recent.length - 1) * 1000) / (recent.at(-1).at - recent[0].at);
   }
 
   /** The mean of one value, or null where there is none. */
-  mean(name) {
-    if (!this.#events.length) return null;
-    return this.#events.reduce((sum, event) => sum + event[name], 0) / this.#events.length;
+  mean(name, now = performance.now()) {
+    const recent = this.#recent(now);
+    if (!recent.length) return null;
+    return recent.reduce((sum, event) => sum + event[name], 0) / recent.length;
+  }
+
+  #recent(now) {
+    return this.#events.filter((event) => event.at >= now - WINDOW_MS);
   }
 }

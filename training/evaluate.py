@@ -192,7 +192,9 @@ def coco_ap(truth: dict[str, Any], results: list[dict[str, Any]], image_ids: lis
     from faster_coco_eval import COCO, COCOeval_faster
 
     annotated = COCO(truth)
-    evaluation = COCOeval_faster(annotated, annotated.loadRes(results) if results else COCO(), "keypoints")
+    guessed = annotated.loadRes(results) if results else COCO()
+    # Silent: its own lines would stand between the command's.
+    evaluation = COCOeval_faster(annotated, guessed, "keypoints", print_function=lambda line: None)
     evaluation.params.imgIds = image_ids
     evaluation.evaluate()
     evaluation.accumulate()

@@ -76,10 +76,9 @@ def test_a_slow_server_does_not_freeze_the_video(open_page, tiny_models):
             page = open_page(slow.url)
             page.click("#use-camera")
             shot = "() => document.querySelector('canvas').toDataURL('image/jpeg', 0.3)"
-            expect(page.get_by_role("status")).to_have_text("Connected.")
+            expect(page.locator("#dropped")).not_to_have_text("0")
             first = page.evaluate(shot)
             page.wait_for_function(f"(first) => ({shot})() !== first", arg=first)
-            expect(page.locator("#dropped")).not_to_have_text("0")
             expect(page.locator("#fps")).to_have_text("–")
         finally:
             release.set()
@@ -154,11 +153,28 @@ def test_a_lost_connection_is_told_and_mended(open_page, tiny_models):
         expect(page.locator("#people")).to_have_text("1")
     expect(page.locator("#toast")).to_contain_text("Trying again")
     expect(page.locator("#status")).to_contain_text("Trying again")
+    expect(page.get_by_role("img", name="0 people")).to_be_visible()
+    for figure in ("#fps", "#latency", "#age"):
+        expect(page.locator(figure)).to_have_text("–")  # and not what was measured while there was a server
     with running(settings, port):
         expect(page.locator("#status")).to_have_text("Connected.")
         expect(page.locator("#toast")).to_be_hidden()
         expect(page.locator("#fps")).to_have_text(re.compile(r"^\d+$"))
         page.close()
+
+
+def test_a_server_about_to_stop_is_never_called_connected(open_page, tiny_models):
+    noted = """addEventListener("DOMContentLoaded", () => {
+      window.said = [];
+      const status = document.getElementById("status");
+      new MutationObserver(() => said.push(status.textContent)).observe(status, { childList: true });
+    });"""
+    with running(Settings(provider="cpu", **tiny_models)) as stopping:
+        stopping.app.state.pipeline.drain()
+        page = open_page(stopping.url, script=noted)
+        page.click("#use-camera")
+        expect(page.locator("#toast")).to_have_text("The server is restarting. Trying again…")
+        assert "Connected." not in page.evaluate("said")
 
 
 # --- the camera's troubles -------------------------------------------------------------------------------------------

@@ -139,6 +139,25 @@ def test_a_phone_shows_everything_without_sideways_scrolling_and_with_large_butt
         assert button.bounding_box()["y"] + button.bounding_box()["height"] <= 844
 
 
+@pytest.mark.parametrize("size", [(360, 740), (740, 360), (820, 1180), (1440, 900)], ids=str)
+def test_the_dancer_leaves_the_headline_alone(open_page, size):
+    page = open_page(viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce")
+    drawn = """() => {
+      const canvas = document.querySelector("canvas");
+      const [frame, words] = [canvas, document.querySelector("h1")].map((it) => it.getBoundingClientRect());
+      const scale = canvas.width / frame.width;
+      const place = [words.left - frame.left, words.top - frame.top, words.width, words.height];
+      const count = (pixels) => pixels.data.filter((value, index) => index % 4 === 3 && value > 0).length;
+      const context = canvas.getContext("2d");
+      return [
+        count(context.getImageData(0, 0, canvas.width, canvas.height)),
+        count(context.getImageData(...place.map((value) => Math.round(value * scale)))),
+      ];
+    }"""
+    page.wait_for_function(f"({drawn})()[0] > 0")
+    assert page.evaluate(drawn)[1] == 0
+
+
 def test_page_and_service_agree_on_the_skeleton(open_page):
     page = open_page()
     names, limbs = page.evaluate("import('/skeleton.js').then((module) => [module.NAMES, module.LIMBS])")

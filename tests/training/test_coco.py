@@ -134,6 +134,17 @@ def test_no_figure_depends_on_the_ids_of_annotations(drawn_folder: Path, tmp_pat
     assert found[1] == found[0]
 
 
+def test_the_public_evaluators_own_lines_stay_out_of_the_log(
+    drawn_folder: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = load_dataset(drawn_folder, "val")
+    people = dataset.people
+    results = given_box_results(people.image_ids.tolist(), people.keypoints.numpy(), np.full((len(people), 17), 0.9))
+    with caplog.at_level("INFO"):
+        coco_ap(coco_truth(dataset), results, people.image_ids.tolist())
+    assert (caplog.messages, capsys.readouterr().out) == ([], "")
+
+
 def test_nobody_found_is_nothing_reached(drawn_folder: Path) -> None:
     found = coco_ap(coco_truth(load_dataset(drawn_folder, "val")), [], [1, 2, 3])
     assert (found["AP"], found["AR"]) == (0.0, 0.0)
