@@ -16,6 +16,7 @@ OUTLINE = (20, 24, 32)
 MAX_JPEG_SIDE_PX = 65_500  # libjpeg's
 FILE_SIDES_PX = {".jpg": MAX_JPEG_SIDE_PX, ".jpeg": MAX_JPEG_SIDE_PX, ".png": 2**31 - 1, ".webp": 16_383}  # at most
 SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 of a pixel
+TINY_PX = 100  # pictures less high get thinner lines without outlines: these would hide the people
 
 
 def draw(image: Image, people: Iterable[Person]) -> Image:
@@ -24,19 +25,23 @@ def draw(image: Image, people: Iterable[Person]) -> Image:
     Orange is the person's left, blue the right, green the middle; the thickness follows the person's size.
     """
     canvas = np.ascontiguousarray(image.copy())
+    outlines = image.shape[0] >= TINY_PX
+    thinnest = 2 if outlines else 1
     for person in people:
-        thickness = _thickness(person)
+        thickness = _thickness(person, thinnest)
         seen = seen_keypoints(person.keypoint_scores)
         limbs = [limb for limb in LIMBS if seen[limb[0]] and seen[limb[1]]]
-        for extra, only_outline in ((max(2, thickness // 2), True), (0, False)):
+        for extra, only_outline in ((max(2, thickness // 2), True), (0, False))[not outlines :]:
             for start, end in limbs:
                 colour = OUTLINE if only_outline else _colour(start, end)
                 ends = _fixed(person.keypoints[start]), _fixed(person.keypoints[end])
                 cv2.line(canvas, *ends, colour, thickness + extra, cv2.LINE_AA, SUBPIXEL_BITS)
         for index in np.flatnonzero(seen).tolist():
-            centre, radius = _fixed(person.keypoints[index]), max(2, round(thickness * 0.9)) << SUBPIXEL_BITS
+            centre = _fixed(person.keypoints[index])
+            radius = max(thinnest, round(thickness * 0.9)) << SUBPIXEL_BITS
             cv2.circle(canvas, centre, radius, _colour(index, index), -1, cv2.LINE_AA, SUBPIXEL_BITS)
-            cv2.circle(canvas, centre, radius, OUTLINE, max(1, thickness // 4), cv2.LINE_AA, SUBPIXEL_BITS)
+            if outlines:
+                cv2.circle(canvas, centre, radius, OUTLINE, max(1, thickness // 4), cv2.LINE_AA, SUBPIXEL_BITS)
     return canvas
 
 
@@ -72,9 +77,9 @@ def to_jpeg(image: Image, quality: int = 90) -> bytes:
     return data.tobytes()
 
 
-def _thickness(person: Person) -> int:
+def _thickness(person: Person, thinnest: int) -> int:
     width, height = person.box_xyxy[2:] - person.box_xyxy[:2]
-    return int(np.clip(max(width, height) / 90, 2, 12))
+    return int(np.clip(max(width, height) / 90, thinnest, 12))
 
 
 def _colour(start: int, end: int) -> tuple[int, int, int]:

@@ -32,29 +32,35 @@ class Regions:
     """Where the pose network looks in one frame: `boxes_xyxy` (N, 4) in pixels.
 
     `detector_scores` (N,) has the detector's scores in 0..1 for its own boxes, NaN for those that tracks ask for.
+    `trust` (N,): the boxes are those that a box head saw in there, of whom so much is to be believed, 0..1.
     """
 
     boxes_xyxy: Array
     detector_scores: Array
     detector_ran: bool
+    trust: NDArray[np.floating] | None = None
 
     def mended(self, by: Mended | None) -> "Regions":
-        """The detector's own boxes mended, and what it says of them weighed by how well they fit; as it is by None."""
+        """The boxes mended, and what the detector says of its own weighed by how well they fit; as it is by None."""
         if by is None:
             return self
-        own = ~np.isnan(self.detector_scores)
-        boxes_xyxy = np.where(own[:, None], by.boxes_xyxy, self.boxes_xyxy)
-        return Regions(boxes_xyxy, self.detector_scores * by.trust, self.detector_ran)
+        return Regions(by.boxes_xyxy.astype(np.float64), self.detector_scores * by.trust, self.detector_ran, by.trust)
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What the pose network found in one region; `detector_score` is None where the region came from a track."""
+    """What the pose network found in one region; `detector_score` is None where the region came from a track.
+
+    `box_xyxy` (4,) is where to look for the person next; `mended_xyxy` is the box that a box head sees, None without
+    one, and `trust` how much it believes in that, 0..1.
+    """
 
     box_xyxy: Array
     keypoints: Array
     scores: Array
     detector_score: float | None
+    mended_xyxy: Array | None = None
+    trust: float = 1.0
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
@@ -72,12 +78,16 @@ def skeletons(
 ) -> list[Skeleton]:
     """The skeletons that are somebody."""
     found = []
-    rows = zip(regions.boxes_xyxy, regions.detector_scores.tolist(), keypoints, scores, strict=True)
-    for box, detector_score, points, point_scores in rows:
-        one = Skeleton(box, points, point_scores, None if np.isnan(detector_score) else detector_score)
+    trust = np.ones(len(scores)) if regions.trust is None else regions.trust
+    rows = zip(regions.boxes_xyxy, regions.detector_scores.tolist(), trust.tolist(), keypoints, scores, strict=True)
+    for box, detector_score, trusted, points, point_scores in rows:
+        by_detector = None if np.isnan(detector_score) else detector_score
+        mended = None if regions.trust is None else box
+        one = Skeleton(box, points, point_scores, by_detector, mended, trusted)
         around = body_box(points[one.seen], image_wh)
         if around is not None and one.mean >= NOBODY_SCORE:
-            found.append(one if one.detector_score is not None else replace(one, box_xyxy=around))
+            followed = around if mended is None else (around + mended) / 2
+            found.append(one if by_detector is not None else replace(one, box_xyxy=followed))
     return found
 
 

@@ -8,7 +8,7 @@ Points = NDArray[np.float64]  # (..., 2)
 MIN_CUTOFF_HZ = 1.5  # a resting point keeps what changes slower than this; lower is calmer and later
 SPEED_GAIN = 8.0  # Hz of cutoff for each body size per second: a waving wrist (1.5 sizes/s) lags by some 10 ms
 SPEED_CUTOFF_HZ = 1.0  # the paper's value for the estimate of the speed
-SHORTEST_STEP_S = 1e-3  # two frames never lie closer, whatever the clock says
+SHORTEST_STEP_S = 1 / 60  # frames that come closer were taken further apart: the way held the first one up
 
 
 class OneEuro:

@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 
 from app.geometry import SMALLEST_BOX_PX, Floats, Matrix, crop_matrix, invert, transform
 from app.overlap import iou
-from app.rounds import levels
+from app.rounds import levels, most_looks
 
 OVERLAP = 0.2  # of a tile's sides, shared with the next: whoever is smaller is whole in one (reported: see NEAR_EDGE)
 REDUCED_LITTLE = 2.0  # picture pixels a pixel of the detector's input: up to here the look at the whole is enough
 CLOSEST = 1.5  # the same: the fewest tiles that come so close are the most, as closer ones find little more
+LONG = 2.0  # a picture that is more than so many times as long as wide: of tiles x tiles it would have few
 NEAR_EDGE = 0.04  # of a tile's sides: a box that ends so near to an edge inside the picture may be somebody cut there
 SMALL = 0.25  # of the input's shorter side: who is larger is left to the look at the whole, a tile may show a part
 SAME_PERSON_IOU = 0.3  # of boxes from two looks; those of one look are told apart before (app.suppression)
 
 Size = tuple[int, int]  # width, height
+View = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,11 @@ def looks(image_wh: Size, size_wh: Size, tiles: int) -> list[Look]:
     """Where a detector with an input of `size_wh` should look in a picture of `image_wh`: at the whole of it first.
 
     Then at up to 2 x 2 parts, up to 4 x 4 and so on to tiles x tiles: who is too small for the first and too large to
-    be whole in one of the last is seen between. Fewer where the picture is not so large, or is long and narrow.
+    be whole in one of the last is seen between. Fewer where the picture is not so large, or is narrow.
     """
     views = [(0.0, 0.0, float(image_wh[0]), float(image_wh[1]))]
-    reduced = reduction(image_wh, size_wh)
-    if reduced > REDUCED_LITTLE:
-        for count in levels(min(tiles, math.ceil(_tiles_a_side(reduced / CLOSEST)))):
-            closer = 1 + (count - 1) * (1 - OVERLAP)
-            sides = [side * reduced / closer for side in size_wh]
-            columns, rows = map(_spans, image_wh, sides)
-            views += [(x1, y1, x2, y2) for y1, y2 in rows for x1, x2 in columns]
+    if reduction(image_wh, size_wh) > REDUCED_LITTLE:
+        views += [part for count in _rounds(image_wh, size_wh, tiles) for part in _parts(image_wh, size_wh, count)]
     return [Look(np.array(view, np.float32), image_wh, size_wh) for view in views]
 
 
@@ -99,6 +96,31 @@ def each_once(seen: Sequence[tuple[Floats, Floats]], most: int) -> tuple[Floats,
             others = left & (look != look[row])
             left[others] = iou(boxes[others], boxes[row : row + 1])[:, 0] < SAME_PERSON_IOU
     return boxes[kept], scores[kept]
+
+
+def _rounds(image_wh: Size, size_wh: Size, tiles: int) -> list[int]:
+    """Tiles a side in each round after the look at the whole.
+
+    A LONG picture has a single row of them or few: it gets the closest round that tiles * tiles looks suffice for, and
+    of the coarser ones, which show little more there, those that the looks left over suffice for.
+    """
+    enough = math.ceil(_tiles_a_side(reduction(image_wh, size_wh) / CLOSEST))
+    if max(image_wh) <= LONG * min(image_wh):
+        return levels(min(tiles, enough))
+    looks_of = {count: len(_parts(image_wh, size_wh, count)) for count in range(1, min(tiles**2, enough) + 1)}
+    rounds, left = list[int](), most_looks(tiles) - 1
+    for count in reversed(levels(max(count for count, number in looks_of.items() if number <= tiles**2))):
+        if looks_of[count] <= left:
+            rounds, left = [count, *rounds], left - looks_of[count]
+    return rounds
+
+
+def _parts(image_wh: Size, size_wh: Size, count: int) -> list[View]:
+    """The tiles of a round of `count` a side, from left to right and from the top down."""
+    closer = 1 + (count - 1) * (1 - OVERLAP)
+    reduced = reduction(image_wh, size_wh)
+    columns, rows = (_spans(length, side * reduced / closer) for length, side in zip(image_wh, size_wh, strict=True))
+    return [(x1, y1, x2, y2) for y1, y2 in rows for x1, x2 in columns]
 
 
 def _tiles_a_side(closer: float) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from app.sightings import Regions, Skeleton, box_fit, boxes, distinct, pose_fit, sizes_px, skeletons
-from app.smoothing import OneEuro
+from app.smoothing import SHORTEST_STEP_S, OneEuro
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.floating]
@@ -25,8 +25,8 @@ LOST_FIT = 0.8  # what a lost person's likeness counts against that of somebody 
 GRACE_S = 1.0  # how long a person keeps the id out of the answers: a walker passes behind another in less
 OVERLOOKED_LIMIT = 4  # runs of the detector in a row that may overlook a person
 HOPE_SHARE = 0.5  # a newcomer under this share of min_score is not followed: each region costs a run of the network
-EMPTY_GAP_FRAMES = 3  # with nobody in view the detector looks at least this often
-SHORTEST_STEP_S = 1 / 60  # frames that come closer were taken further apart: the way held the first one up
+EMPTY_GAP_FRAMES = 3  # with nobody in the answer the detector looks at least this often
+PAUSE_S = 0.8  # after more without an answer the detector looks: how far people went on is anyone's guess
 VELOCITY_WEIGHT = 0.4  # share of the newest step in a track's velocity
 
 
@@ -35,8 +35,8 @@ class TrackedPerson:
     """One person of one frame; pixels, scores in 0..1.
 
     `score` is the mean of the keypoints' times the detector's, which rises at once and falls by half with each run: one
-    bad look at a person who was seen well makes nobody flicker. `box_xyxy` (4,), `keypoints` (17, 2),
-    `keypoint_scores` (17,).
+    bad look at a person who was seen well makes nobody flicker. Where the detector overlooks somebody, the box head's
+    word counts in place of its. `box_xyxy` (4,), `keypoints` (17, 2), `keypoint_scores` (17,).
     """
 
     id: int
@@ -55,7 +55,7 @@ class _Track:
     seen_at_s: float
     detector_score: float
     usual_score: float = field(init=False)
-    shown: Array = field(init=False)  # (17, 2) smoothed
+    shown: Array = field(init=False)  # (19, 2), as `_points` has them, smoothed
     velocity: Array = field(default_factory=lambda: np.zeros(2))  # (2,) pixels per second
     smooth: OneEuro = field(default_factory=OneEuro)
     lost: bool = False
@@ -67,8 +67,8 @@ class _Track:
         self.shown = self._smoothed(self.last, self.seen_at_s)
 
     def at(self, time_s: float) -> Skeleton:
-        """Where this person should be by `time_s`, at a constant velocity."""
-        shift = self.velocity * max(time_s - self.seen_at_s, 0.0)
+        """Where this person should be by `time_s`, at a constant velocity for PAUSE_S at the most."""
+        shift = self.velocity * min(max(time_s - self.seen_at_s, 0.0), PAUSE_S)
         return replace(
             self.last, box_xyxy=self.last.box_xyxy + np.tile(shift, 2), keypoints=self.last.keypoints + shift
         )
@@ -92,18 +92,20 @@ class _Track:
             self.detector_score, self.overlooked = max(found.detector_score, mean), 0
         self.usual_score += USUAL_WEIGHT * (found.mean - self.usual_score)
         smooth = self._smoothed(found, time_s)
-        self.shown = smooth if smoothing else found.keypoints
+        self.shown = smooth if smoothing else _points(found)
         self.last, self.seen_at_s, self.lost = replace(found, box_xyxy=box), time_s, False
 
     def _smoothed(self, found: Skeleton, time_s: float) -> Array:
         """Unseen keypoints are noise: they stay as they are, and their filters start afresh when they are seen."""
-        seen = found.seen[:, None]
-        smooth = self.smooth(np.where(seen, found.keypoints, np.nan), time_s, float(sizes_px(found.box_xyxy)))
-        return np.where(seen, smooth, found.keypoints)
+        points, seen = _points(found), np.append(found.seen, [True, True])[:, None]
+        smooth = self.smooth(np.where(seen, points, np.nan), time_s, float(sizes_px(found.box_xyxy)))
+        return np.where(seen, smooth, points)
 
     def person(self) -> TrackedPerson:
-        score = self.last.mean * self.detector_score
-        return TrackedPerson(self.id, score, self.last.box_xyxy, self.shown, self.last.scores)
+        keypoints, box = self.shown[:-2], self.shown[-2:].reshape(4)
+        if self.last.mended_xyxy is None:
+            box = self.last.box_xyxy
+        return TrackedPerson(self.id, self.last.mean * self.detector_score, box, keypoints, self.last.scores)
 
 
 class Tracker:
@@ -138,18 +140,19 @@ class Tracker:
         """Send the next frame through the detector."""
         self._asked = True
 
-    def wants_detector(self) -> bool:
-        """Whether the next frame should go through the detector.
+    def wants_detector(self, time_s: float) -> bool:
+        """Whether the next frame, of `time_s`, should go through the detector.
 
-        So it is when asked, every `detect_every_frames`, and at once when somebody is lost or nobody is in view; a
-        search that brings nobody is repeated ever less often.
+        So it is when asked, every `detect_every_frames`, after a pause, and at once when somebody is lost or nobody is
+        shown; a search that brings nobody is repeated ever less often.
         """
         gap = self.detect_every_frames
-        if not self._tracks:
+        if not any(map(self._shows, self._tracks)):
             gap = min(gap, 1 + self._fruitless, EMPTY_GAP_FRAMES)
         elif any(track.lost for track in self._tracks):
             gap = min(gap, 1 + self._fruitless)
-        return self._asked or self._frames_since_detector + 1 >= gap
+        paused = time_s - self._answered_at_s > PAUSE_S
+        return self._asked or paused or self._frames_since_detector + 1 >= gap
 
     def regions(self, time_s: float, boxes_xyxy: Floats | None = None, scores: Floats | None = None) -> Regions:
         """Where to look for people at `time_s`, at most `max_regions`; those of known people come first.
@@ -238,7 +241,9 @@ class Tracker:
         Who is in view keeps the place, even from a surer newcomer: people would take turns with every detection.
         """
         for track in self._tracks:
-            track.overlooked += not track.lost and track.last.detector_score is None
+            if not track.lost and track.last.detector_score is None:
+                track.overlooked += 1
+                track.detector_score *= (1 + track.last.trust) / 2  # by half where a box head sees nobody, too
         room = max(self.max_people - sum(map(self._shows, self._tracks)), 0)
         brought = [(one, one.detector_score) for one in newcomers if one.detector_score is not None]
         brought = [(one, score) for one, score in brought if one.mean * score >= HOPE_SHARE * self.min_score]
@@ -246,6 +251,15 @@ class Tracker:
         for one, score in brought:
             self._tracks.append(_Track(self._new_id(), one, time_s, score))
         return bool(brought)
+
+
+def _points(found: Skeleton) -> Array:
+    """What is smoothed (19, 2): the keypoints, then two corners of the box head's box, NaN without one.
+
+    That box is for showing alone: where it is wrong, a next frame that looked there would lose the person.
+    """
+    box = np.full(4, np.nan) if found.mended_xyxy is None else found.mended_xyxy
+    return np.concatenate([found.keypoints, box.reshape(2, 2)])
 
 
 def _eased(before: Array, now: Array) -> Array:

@@ -1,5 +1,6 @@
 """When a tracker wants the detector, in the world of walkers.py."""
 
+import pytest
 from walkers import FPS, Walker, World, step, watch
 
 from app.tracking import GRACE_S, Tracker
@@ -52,6 +53,22 @@ def test_with_nobody_in_view_a_newcomer_waits_three_frames_at_most():
     watch(tracker, World(), 5.0)
     arrivals = watch(tracker, World(Walker(200)), 3 / FPS, start_s=5.0)
     assert len(arrivals[-1]) == 1
+
+
+def test_whoever_is_followed_but_not_shown_keeps_no_newcomer_waiting():
+    """And costs no more than nobody."""
+    runs = []
+    for world in (World(), World(Walker(200))):
+        watch(Tracker(detect_every_frames=1000, min_score=0.9), world, 5.0)
+        runs.append(world.detector_runs)
+    assert runs[1] == pytest.approx(runs[0], abs=1) and runs[0] >= 5 * FPS // 3
+
+
+@pytest.mark.parametrize(("pause_s", "looks"), [(0.5, False), (1.0, True), (10.0, True)])
+def test_the_detector_runs_after_a_pause(pause_s, looks):
+    tracker = Tracker(detect_every_frames=1000)
+    watch(tracker, World(Walker(200)), 0.5)
+    assert tracker.wants_detector(0.45 + pause_s) == looks
 
 
 def test_a_newcomer_beside_someone_in_view_is_found_by_the_regular_detection():

@@ -62,11 +62,11 @@ def test_a_network_without_a_box_head_mends_nothing() -> None:
     assert regions.mended(None) is regions
 
 
-def test_only_the_detector_s_regions_are_mended() -> None:
-    """A track's region is for the tracker to place; nobody asks it how sure the detector was."""
+def test_every_region_gets_the_mended_box_and_only_the_detector_s_score_is_weighed() -> None:
+    """Nobody asks a track how sure the detector was."""
     regions = Regions(GIVEN, np.array([0.5, np.nan]), True)
     after = regions.mended(Mended(GIVEN + 5, np.array([0.3, 0.1], np.float32)))
-    assert after.boxes_xyxy.tolist() == [(GIVEN[0] + 5).tolist(), GIVEN[1].tolist()]
+    assert after.boxes_xyxy.tolist() == (GIVEN + 5).tolist()
     assert after.detector_scores[0] == pytest.approx(0.5 * 0.3 / GOOD_FIT) and np.isnan(after.detector_scores[1])
 
 
@@ -129,6 +129,15 @@ def test_in_a_stream_the_detector_s_word_is_weighed_likewise(mending_models: dic
 def test_between_two_looks_of_the_detector_its_word_stands_as_it_was_weighed(mending_models: dict[str, Path]) -> None:
     first, *others = (person.score for person in followed(mending_models, frames=3))
     assert others == pytest.approx([first, first], rel=1e-5)  # not weighed again with each frame
+
+
+def test_between_two_looks_of_the_detector_the_box_is_the_mended_one_too(
+    mending_models: dict[str, Path], tiny_models: dict[str, Path]
+) -> None:
+    for person in followed(mending_models, frames=4):
+        np.testing.assert_allclose(person.box_xyxy, PERSON, atol=1.5)
+    _, *others = followed(tiny_models, frames=4)  # without a box head it is the skeleton's
+    assert all(abs(person.box_xyxy - PERSON).max() > 2 for person in others)
 
 
 def test_boxes_of_another_shape_stop_the_start(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from serving import picture
 
 from app.errors import BadParameter
 from app.pipeline import Person
-from app.render import LEFT, MIDDLE, RIGHT, draw, to_file, to_jpeg
+from app.render import LEFT, MIDDLE, OUTLINE, RIGHT, draw, to_file, to_jpeg
 from app.skeleton import KEYPOINT_NAMES
 
 HALF = {"left": 80.0, "right": 20.0, "nose": 50.0}  # the person faces us: their left is on our right
@@ -45,6 +45,14 @@ def test_larger_people_get_thicker_lines() -> None:
     large = Person(0.9, small.box_xyxy * 8, small.keypoints * 8, small.keypoint_scores)
     inked = [(draw(image, [who]) != image).any(-1).sum() for who in (small, large)]
     assert inked[1] > 16 * inked[0]  # with lines of the same thickness it would be 8 times
+
+
+def test_in_a_tiny_picture_the_people_stay_to_be_seen_under_their_skeletons() -> None:
+    image = picture(96, 72)
+    tiny = Person(0.9, np.array([30, 6, 66, 66], np.float32), person().keypoints * 0.6, np.full(17, 0.9, np.float32))
+    drawn = draw(image, [tiny])
+    assert 0.02 < (drawn != image).any(-1).mean() < 0.15
+    assert not (abs(drawn.astype(int) - OUTLINE).sum(-1) < 12).any()
 
 
 @pytest.mark.parametrize("offset", [-50.0, 1e5, -1e5])

@@ -34,7 +34,7 @@ class OneEuroOfOnePoint:
 
 
 @given(
-    steps=st.lists(st.tuples(st.floats(-500, 500), st.floats(0.005, 0.5)), min_size=1, max_size=20),
+    steps=st.lists(st.tuples(st.floats(-500, 500), st.floats(0.017, 0.5)), min_size=1, max_size=20),
     min_cutoff_hz=st.floats(0.1, 5),
     speed_gain=st.floats(0, 10),
 )
@@ -79,6 +79,17 @@ def test_a_fast_hand_lags_by_less_than_a_frame():
     for index in range(60):
         shown = smooth(np.array([speed_px_s * index / 30, 0.0]), index / 30, 150.0)
     assert speed_px_s * 59 / 30 - shown[0] < speed_px_s / 30
+
+
+def test_a_frame_that_comes_close_behind_a_late_one_hardly_lags_for_it():
+    def lag_px(late_s: float) -> float:
+        smooth, speed_px_s, lags = OneEuro(), 300.0, []
+        for index in range(120):
+            x, time_s = speed_px_s * index / 30, index / 30 + late_s * (index % 4 == 2)
+            lags.append(x - smooth(np.array([x, 0.0]), time_s, 200.0)[0])
+        return float(np.mean(lags[35::4]))
+
+    assert lag_px(0.032) < 2 * lag_px(0.0)
 
 
 def test_an_unseen_point_comes_back_where_it_is_and_disturbs_no_other():

@@ -12,6 +12,8 @@ from streams import NOBODY, ONE, TWO, answer, ask, close_of, eventually, held_po
 
 from app.skeleton import KEYPOINT_NAMES
 
+IN_CORNERS = ((100, 80, 300, 350), (1300, 60, 1500, 340), (120, 1250, 320, 1500), (1350, 1200, 1550, 1500))
+
 # --- frames ----------------------------------------------------------------------------------------------------------
 
 
@@ -47,12 +49,13 @@ def test_the_detector_rests_while_everyone_is_followed_and_runs_when_asked(serve
         detected = [ask(stream, ONE)["timing_ms"]["detect"] > 0 for _ in range(3)]
         stream.send(json.dumps({"detect": True}))
         detected += [ask(stream, ONE)["timing_ms"]["detect"] > 0 for _ in range(2)]
-    assert detected == [True, False, False, True, False]
+        stream.send(json.dumps({"max_people": 1}))
+        detected += [ask(stream, ONE)["timing_ms"]["detect"] > 0]
+    assert detected == [True, False, False, True, False, False]
 
 
 def test_a_large_frame_is_looked_at_in_tiles_when_the_client_or_the_service_says_so(server, serve):
-    in_corners = ((100, 80, 300, 350), (1300, 60, 1500, 340), (120, 1250, 320, 1500), (1350, 1200, 1550, 1500))
-    frame = encoded(picture(1600, 1600, boxes=in_corners), ".jpg")
+    frame = encoded(picture(1600, 1600, boxes=IN_CORNERS), ".jpg")
 
     def boxes(stream):
         return [person["box"] for person in ask(stream, frame)["people"]]
@@ -62,7 +65,7 @@ def test_a_large_frame_is_looked_at_in_tiles_when_the_client_or_the_service_says
         looked = [boxes(stream) for stream in (whole, asked, by_default)]
         assert all(y2 - y1 > 1000 for _, y1, _, y2 in looked[0]), "the tiny detector boxes each half's people together"
         for found in looked[1:]:
-            assert sum(y2 - y1 < 500 for _, y1, _, y2 in found) == len(in_corners)
+            assert sum(y2 - y1 < 500 for _, y1, _, y2 in found) == len(IN_CORNERS)
         before = server.metric("pose_batch_size_sum", model="detector")
         asked.send('{"tiles": null, "detect": true}')
         boxes(asked)
@@ -119,6 +122,24 @@ def test_options_sent_while_a_frame_is_worked_on_hold_for_the_next(serve, later)
             found = [answer(stream), answer(stream)]
     assert [len(one["people"]) for one in found] == [1, 2]
     assert found[0]["timing_ms"]["detect"] == 0 < found[1]["timing_ms"]["detect"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"max_people": 1}, {"max_people": None}),
+        ({"min_score": 0.99}, {"min_score": 0.1}),
+        ({"tiles": 1}, {"tiles": 2}),
+    ],
+    ids=["more people", "less sure ones", "smaller ones"],
+)
+def test_whoever_is_wanted_from_now_on_is_looked_for_in_the_next_frame(serve, before, after):
+    frame = encoded(picture(1600, 1600, boxes=IN_CORNERS), ".jpg")
+    with open_stream(serve(stream_detect_every_frames=1000)) as stream:
+        stream.send(json.dumps(before))
+        few = [len(ask(stream, frame)["people"]) for _ in range(3)][-1]
+        stream.send(json.dumps(after))
+        assert len(ask(stream, frame)["people"]) > few
 
 
 def test_a_frame_waits_for_a_place_before_it_is_decoded(serve):

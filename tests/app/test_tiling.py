@@ -60,7 +60,13 @@ def test_a_picture_that_is_reduced_to_half_at_the_most_is_looked_at_once(size_wh
         ((1280, 720), 4, 1 + 4 + 3 * 2),  # closer ones would find nobody more
         ((1150, 900), 4, 1 + 4 + 9),
         ((770, 640), 4, 1 + 4),
-        ((8000, 1000), 2, 1 + 2),
+        ((2000, 1000), 4, 1 + 4 + 4 * 3),
+        ((1000, 2000), 4, 1 + 2 + 4 * 2),
+        ((8000, 1000), 2, 1 + 4),  # a strip has one row: the looks of the other go into closer ones
+        ((1000, 8000), 2, 1 + 4),
+        ((8000, 1000), 3, 1 + 4 + 8),
+        ((8000, 1000), 4, 1 + 2 + 4 + 8),
+        ((2560, 320), 4, 1 + 2 + 4 + 6),
     ],
 )
 def test_tiles_come_after_the_whole_from_coarse_to_fine(size_wh: tuple[int, int], tiles: int, expected: int) -> None:
@@ -126,7 +132,8 @@ def test_a_huge_picture_is_shrunk_once_for_its_looks_which_show_the_same(size_wh
 
 
 def test_a_tile_reports_nobody_whom_it_may_show_in_part() -> None:
-    whole, left, right = looks((4000, 500), INPUT_WH, 2)
+    views = boxes((0, 0, 4000, 500), (0, 0, 2222, 500), (1778, 0, 4000, 500))
+    whole, left, right = (Look(view, (4000, 500), INPUT_WH) for view in views)
     edge, other_edge = float(left.view_xyxy[2]), float(right.view_xyxy[0])
     cases = {
         "in the middle": ((500, 100, 600, 400), True),
@@ -146,7 +153,8 @@ def test_a_tile_reports_nobody_whom_it_may_show_in_part() -> None:
 
 
 def test_edges_above_and_below_cut_as_those_to_the_sides() -> None:
-    whole, upper, lower = looks((500, 4000), INPUT_WH, 2)
+    views = boxes((0, 0, 500, 4000), (0, 0, 500, 2222), (0, 1778, 500, 4000))
+    whole, upper, lower = (Look(view, (500, 4000), INPUT_WH) for view in views)
     edge, other_edge = float(upper.view_xyxy[3]), float(lower.view_xyxy[1])
     assert seen_in(upper, (100, 0, 400, 300)) and seen_in(lower, (100, 3700, 400, 4000))
     assert not seen_in(upper, (100, edge - 200, 400, edge)) and not seen_in(

@@ -7,7 +7,23 @@ from hypothesis import strategies as st
 from walkers import FPS, IMAGE_WH, Walker, World, one_frame, step, watch, whose
 
 from app.sightings import Regions
-from app.tracking import GRACE_S, OVERLOOKED_LIMIT, Tracker
+from app.tracking import GRACE_S, OVERLOOKED_LIMIT, TrackedPerson, Tracker
+
+
+def mended_frame(
+    tracker: Tracker,
+    time_s: float,
+    box: np.ndarray,
+    detector_score: float = np.nan,
+    *,
+    trust: float = 1.0,
+    detector_ran: bool = False,
+) -> list[TrackedPerson]:
+    """Somebody who stands still, of whom a box head sees `box`; NaN: found by the track alone."""
+    ran = detector_ran or not np.isnan(detector_score)
+    regions = Regions(box[None], np.array([detector_score]), ran, np.array([trust]))
+    return tracker.update(time_s, IMAGE_WH, regions, Walker(200).pose(0)[None], np.full((1, 17), 0.8))
+
 
 # --- ids -------------------------------------------------------------------------------------------------------------
 
@@ -87,6 +103,15 @@ def test_who_is_in_every_answer_keeps_the_id_however_seldom_there_is_one(gap_s):
     assert [[person.id for person in step(tracker, world, 100 + gap_s * n)] for n in range(6)] == [[1]] * 6
 
 
+@pytest.mark.parametrize("pause_s", [0.1, 1.0, 3.0, 10.0, 600.0])
+def test_who_stopped_walking_during_a_pause_is_shown_in_the_first_frame_after_it(pause_s):
+    """A hidden tab, or a network that was away."""
+    tracker, still = Tracker(), World(Walker(200))
+    watch(tracker, World(Walker(200 - 40 * 0.95, 40)), 1.0)
+    assert [person.id for person in step(tracker, still, 0.95 + pause_s)] == [1]
+    assert [person.id for person in step(tracker, still, 1.0 + pause_s)] == [1]
+
+
 @pytest.mark.parametrize("sure", [0.15, 0.4, 1.0])
 def test_a_network_that_scores_low_is_followed_as_well_as_one_that_scores_high(sure):
     world = World(Walker(60, 160), Walker(420, -160))
@@ -100,7 +125,7 @@ def test_a_track_that_scores_far_less_than_usual_is_lost():
     watch(tracker, world, 0.5)
     world.sure = 0.3
     assert step(tracker, world, 0.5) == []
-    assert tracker.wants_detector()
+    assert tracker.wants_detector(0.55)
 
 
 def test_two_trackers_share_nothing():
@@ -113,7 +138,7 @@ def test_ids_are_not_used_again_after_forgetting_everyone():
     tracker, world = Tracker(), World(Walker(200))
     step(tracker, world, 0.0)
     tracker.forget()
-    assert tracker.wants_detector()
+    assert tracker.wants_detector(0.1)
     assert [person.id for person in step(tracker, world, 0.1)] == [2]
 
 
@@ -181,6 +206,17 @@ def test_one_bad_look_of_the_detector_hides_nobody_and_a_second_does():
     assert one_frame(tracker, [0.9], [0.8], 3 / FPS) == [0], "a good look counts at once"
 
 
+@pytest.mark.parametrize(("trust", "factor"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
+def test_who_is_overlooked_scores_less_unless_the_box_head_sees_somebody(trust, factor):
+    tracker, box = Tracker(), Walker(200).box(0)
+    (first,) = mended_frame(tracker, 0.0, box, 0.9)
+    for look in (1, 2):
+        (after,) = mended_frame(tracker, look / FPS, box, trust=trust, detector_ran=True)
+        assert after.score == pytest.approx(first.score * factor**look)
+    (again,) = mended_frame(tracker, 3 / FPS, box, 0.9)
+    assert again.score == first.score, "a good look counts at once"
+
+
 def test_a_frame_with_nobody_and_no_tracks_is_an_empty_list():
     tracker = Tracker()
     assert tracker.update(0.0, IMAGE_WH, tracker.regions(0.0), np.zeros((0, 17, 2)), np.zeros((0, 17))) == []
@@ -194,6 +230,27 @@ def test_smoothing_calms_a_standing_person_and_can_be_turned_off():
         frames = watch(Tracker(smoothing=smoothing), World(Walker(200), noise_px=2), 3.0)
         shown = np.array([people[0].keypoints for people in frames[FPS:]])
         return float(np.abs(np.diff(shown, axis=0)).mean())
+
+    assert jitter(True) < 0.5 * jitter(False)
+
+
+def test_a_box_head_s_box_is_shown_and_the_next_frame_looks_around_the_skeleton_as_well():
+    tracker, whole = Tracker(smoothing=False), Walker(200).box(0)
+    half = whole - [0, 0, 0, 120]
+    mended_frame(tracker, 0.0, whole, 0.9)
+    for n in range(1, 20):
+        (person,) = mended_frame(tracker, n / FPS, half)
+        assert np.array_equal(person.box_xyxy, half)
+    (region,) = tracker.regions(1.0).boxes_xyxy
+    assert region[3] > half[3] + 50
+
+
+def test_a_box_head_s_box_is_smoothed_as_keypoints_are():
+    def jitter(smoothing: bool) -> float:
+        tracker, noise = Tracker(smoothing=smoothing), np.random.default_rng(0).normal(0, 2, (60, 4))
+        seen = [mended_frame(tracker, n / FPS, Walker(200).box(0) + noise[n], 0.9) for n in range(60)]
+        boxes = [person.box_xyxy for (person,) in seen]
+        return float(np.abs(np.diff(boxes[FPS:], axis=0)).mean())
 
     assert jitter(True) < 0.5 * jitter(False)
 

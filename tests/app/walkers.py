@@ -77,7 +77,7 @@ class World:
 def step(tracker: Tracker, world: World, time_s: float, arrives_at_s: float | None = None) -> list[TrackedPerson]:
     """One frame, as the stream does it; it comes when it is taken, unless it `arrives_at_s`."""
     known_s = time_s if arrives_at_s is None else arrives_at_s
-    found = world.detect(time_s) if tracker.wants_detector() else (None, None)
+    found = world.detect(time_s) if tracker.wants_detector(known_s) else (None, None)
     regions = tracker.regions(known_s, *found)
     return tracker.update(known_s, IMAGE_WH, regions, *world.poses(time_s, regions.boxes_xyxy))
 
