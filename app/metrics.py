@@ -28,7 +28,7 @@ request_seconds = Histogram(
 )
 queue_seconds = Histogram(
     "pose_queue_duration_seconds",
-    "Wait for a network's run, or a request's for its place or room",
+    "Wait for a network's run, or for a place, room or thread",
     ["model"],
     buckets=SECONDS,
 )
