@@ -22,7 +22,8 @@ from training.pictures import DataError
 from training.pose_crops import PoseCrops
 from training.proposals import regions_of
 from training.restore import restore
-from training.train import seeded, stop_on_signal
+from training.stopping import Stop, Stopped
+from training.train import seeded
 
 log = logging.getLogger("okdhp.train")
 
@@ -37,8 +38,8 @@ def fit_boxes(
 
     Only they learn: from what it proposes in the split train of the COCO-format folder `data`, but for the pictures
     that the recipe held out; what they read from is as in deployment. The rate falls along a cosine over `steps`, each
-    of `batch` proposals. SIGTERM and SIGINT end it after the step under way, and what was learnt by then is written.
-    Raises RecipeError for a network without box heads, DataError, and CheckpointError, also for an `out` that is an
+    of `batch` proposals. SIGTERM and SIGINT end it after the step under way, what was learnt by then is written, and
+    Stopped raised. Raises RecipeError for a network without box heads, DataError, and CheckpointError, also for an `out` that is an
     input or a run's.
     """
     kept = out.with_name("regions.pt")
@@ -54,20 +55,23 @@ def fit_boxes(
     regions = regions_of(detector, dataset, recipe.holdout, kept)
     crops = PoseCrops(dataset, np.ones(len(dataset.people), bool), recipe.augment, regions)
     model.to(device)
-    done = learn(model, crops, recipe, steps, batch)
+    with Stop() as stop:
+        done = learn(model, crops, recipe, steps, batch, stop)
     about = {"detector": sha256(detector), "steps": done, "batch": batch, "before": sha256(checkpoint)}
     weights = {name: value.cpu() for name, value in model.state_dict().items()}
     save_checkpoint(out, content | {"ema": weights, "model": {}, "optimiser": {}, "boxes": about})
+    if stop():
+        raise Stopped(stop.number)
 
 
-def learn(model: OKDHP, crops: PoseCrops, recipe: Recipe, steps: int, batch: int) -> int:
+def learn(model: OKDHP, crops: PoseCrops, recipe: Recipe, steps: int, batch: int, stop: Stop) -> int:
     """Train the box heads of `model` in place, and nothing else; returns after how many steps it was stopped."""
     heads = box_heads(model)
     model.eval().requires_grad_(False)
     learnt = [parameter for _, head in heads for parameter in head.train().requires_grad_().parameters()]
     optimiser = torch.optim.AdamW(learnt, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     size_hw, device = (recipe.stages[-1].height, recipe.stages[-1].width), learnt[0].device
-    stop, shown = stop_on_signal(), Tensor()
+    shown = Tensor()
     with tqdm(total=steps, desc="boxes", unit="step", mininterval=0.5) as bar:
         for step in range(steps):
             generator = seeded(recipe.seed, 0, step)

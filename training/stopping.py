@@ -40,8 +40,3 @@ class Stop:
         """Signals are handled as before."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-
-def stop_on_signal() -> Stop:
-    """Turns SIGTERM and SIGINT into a question the loop can ask."""
-    return Stop()

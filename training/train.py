@@ -34,7 +34,6 @@ from training.progress import Progress, facts_of
 from training.reporting import conclude
 from training.restore import start_from
 from training.stopping import Stop, Stopped
-from training.stopping import stop_on_signal as stop_on_signal
 from training.teacher import Teacher, check_teacher, load_teacher
 
 log = logging.getLogger("okdhp.train")
@@ -103,7 +102,7 @@ def train(
         state = Progress(run, path, facts_of(dataset, about), before)
         state.resume()
         board = SummaryWriter(str(out)) if run.group.leads else None
-        with stop_on_signal() as stop:
+        with Stop() as stop:
             run_epochs(run, state, board, stop, max_hours)
             stop.number = run.group.largest(stop.number)  # nobody leaves while the first process still writes
             leave_group()
