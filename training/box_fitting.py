@@ -39,8 +39,8 @@ def fit_boxes(
     Only they learn: from what it proposes in the split train of the COCO-format folder `data`, but for the pictures
     that the recipe held out; what they read from is as in deployment. The rate falls along a cosine over `steps`, each
     of `batch` proposals. SIGTERM and SIGINT end it after the step under way, what was learnt by then is written, and
-    Stopped raised. Raises RecipeError for a network without box heads, DataError, and CheckpointError, also for an `out` that is an
-    input or a run's.
+    Stopped raised. Raises RecipeError for a network without box heads, DataError, and CheckpointError, also for an
+    `out` that is an input or a run's.
     """
     kept = out.with_name("regions.pt")
     if out == kept:
