@@ -13,7 +13,7 @@ from model.digest import sha256
 from model.export import Calibration, cost, deploy, export_onnx
 from model.okdhp import OKDHP
 from training.calibration import TYPICAL, fit_calibration, right_keypoints
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import check_unneeded, load_checkpoint, save_checkpoint
 from training.config import Recipe
 from training.data import Dataset
 from training.datasets import load_dataset
@@ -42,8 +42,8 @@ def run_export(
     branch: the recipe's kept one unless named. data: a folder on whose val the exported file is scored; what is chosen
     by data, a pose network's calibration and a detector's `min_score`, comes of the pictures of its train that the
     recipe held out. size_hw: of the input, the last stage's unless given. half: as export_onnx has it.
-    Raises RecipeError for a size that cannot be, and DataError for a branch that is not there and for an `out` whose
-    card or slim checkpoint would be written over something else.
+    Raises RecipeError for a size that cannot be, DataError for a branch that is not there, and DataError or
+    CheckpointError for an `out` whose card or slim checkpoint would be written over something else.
     """
     content = load_checkpoint(checkpoint)
     _check_names(checkpoint, out, content)
@@ -94,7 +94,10 @@ def check_ending(out: Path) -> None:
 
 def _check_names(checkpoint: Path, out: Path, content: dict[str, Any]) -> None:
     check_ending(out)
-    if content["model"] and out.with_suffix(".pt").resolve() == checkpoint.resolve():
+    slim = out.with_suffix(".pt")
+    if slim.resolve() != checkpoint.resolve():
+        check_unneeded(slim)
+    elif content["model"]:
         raise DataError(f"{out}: its slim checkpoint would replace {checkpoint}; choose another name or folder")
 
 

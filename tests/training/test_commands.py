@@ -200,6 +200,14 @@ def test_evaluate_measures_the_detector_where_only_boxes_are_annotated(
     assert "AP" not in said
 
 
+def test_an_export_never_replaces_the_checkpoint_that_another_run_goes_on_from(trained: Path, tmp_path: Path) -> None:
+    other = tmp_path / "last.pt"
+    other.write_bytes((trained / "pose" / "last.pt").read_bytes())
+    said = refused("export", trained / "pose" / "last.pt", tmp_path / "last.onnx")
+    assert said == f"okdhp: {other}: a run goes on from it, and could not any more; choose another name"
+    assert not (tmp_path / "last.onnx").exists()
+
+
 @pytest.mark.parametrize("out", ["last.onnx", "student.pt", "student.json"])
 def test_an_export_never_replaces_the_checkpoint_it_is_made_of(trained: Path, tmp_path: Path, out: str) -> None:
     shutil.copy(trained / "pose" / "last.pt", tmp_path / "last.pt")
