@@ -81,7 +81,7 @@ class Batcher(Generic[Item, Result]):
         self._max_batch = max_batch
         self._max_delay_s = max_delay_ms / 1000
         self._max_run_s = max_run_ms / 1000
-        self._item_s = 0.0  # what an item adds to a run; nothing known yet: batches are as large as they may be
+        self._item_s = 0.0  # what a run took for each of its items; nothing known yet: batches may be full
         self._max_waiting = max_waiting
         self._on_depth = on_depth
         self._on_batch = on_batch

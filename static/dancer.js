@@ -1,12 +1,24 @@
 // The figure on the start page: it shows what the service gives, drawn by the same code as a real answer.
 
+import { drawPeople, makeView } from "./draw.js";
 import { NAMES } from "./skeleton.js";
 
 const UP = -Math.PI / 2;
 const DOWN = Math.PI / 2;
 
+/** Draws the figure above the words, which begin at pixel row `wordsTop`, or beside them where that is null. */
+export function drawDancer(context, seconds, wordsTop) {
+  const { width, height } = context.canvas;
+  const room = wordsTop === null
+    ? { left: width * 0.5, top: height * 0.08, width: width * 0.46, height: height * 0.84 }
+    : { left: 0, top: 0, width, height: wordsTop };
+  const view = makeView({ width: 1, height: 1.1 }, room, false);
+  const moved = { ...view, x: (value) => room.left + view.x(value), y: (value) => room.top + view.y(value) };
+  drawPeople(context, [dancer(seconds)], moved, { labels: false });
+}
+
 /** One person in a picture of 1 x 1.1, `seconds` into a slow dance without end. */
-export function dancer(seconds) {
+function dancer(seconds) {
   const beat = seconds * 0.9;
   const sway = Math.sin(beat);
   const hips = { x: 0.5 + 0.025 * sway, y: 0.56 };

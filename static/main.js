@@ -3,7 +3,7 @@
 import { findPeople, isAccepted, PoseStream, Refused } from "./api.js";
 import { explainCamera, facesUser, nextCamera, openCamera, stopCamera } from "./camera.js";
 import { Capture, nextFrame } from "./capture.js";
-import { dancer } from "./dancer.js";
+import { drawDancer } from "./dancer.js";
 import { drawPeople, drawSource, makeView } from "./draw.js";
 import { key, noteKey } from "./key.js";
 import { Meter } from "./meter.js";
@@ -87,19 +87,10 @@ function draw(now) {
   const [width, height] = [Math.round(canvas.clientWidth * ratio), Math.round(canvas.clientHeight * ratio)];
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
   context.clearRect(0, 0, width, height);
-  if (show.kind === "idle") drawDancer(calm.matches ? 0.9 : now / 1000);
-  else drawShow(now);
-}
-
-function drawDancer(seconds) {
-  const beside = canvas.width > canvas.height && !narrow.matches;
-  const heading = ($("heading").offsetTop / canvas.clientHeight) * canvas.height; // the words begin there
-  const room = beside
-    ? { left: canvas.width * 0.5, top: canvas.height * 0.08, width: canvas.width * 0.46, height: canvas.height * 0.84 }
-    : { left: 0, top: 0, width: canvas.width, height: heading };
-  const view = makeView({ width: 1, height: 1.1 }, room, false);
-  const moved = { ...view, x: (value) => room.left + view.x(value), y: (value) => room.top + view.y(value) };
-  drawPeople(context, [dancer(seconds)], moved, { labels: false });
+  if (show.kind !== "idle") return drawShow(now);
+  const beside = width > height && !narrow.matches;
+  const wordsTop = beside ? null : ($("heading").offsetTop / canvas.clientHeight) * height;
+  drawDancer(context, calm.matches ? 0.9 : now / 1000, wordsTop);
 }
 
 function drawShow(now) {

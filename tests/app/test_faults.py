@@ -1,6 +1,7 @@
 """What goes wrong on our side, or in the middle of a request: answered, logged once, and nothing left behind."""
 
 import gc
+import socket
 import threading
 from contextlib import closing
 from http.client import HTTPConnection
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from serving import Server, encoded, picture, running
-from test_bad_input import PERSON, Held, assert_problem, in_background, refused_while_busy, settings
+from test_bad_input import PERSON, Held, assert_problem, in_background, refused, refused_while_busy, settings
 
 
 def test_a_bug_of_ours_is_a_500_with_an_id_counted_and_logged(
@@ -123,3 +124,78 @@ def test_of_a_rush_only_a_few_pictures_are_decoded_at_a_time_and_all_are_answere
         assert [answer.status_code for answer in answers] == [200] * (places + 4)
         assert server.metric("pose_decode_duration_seconds_count") == decoded + places + 4
         assert pipeline._places._small.free == places
+
+
+def test_a_failing_network_is_a_500_without_internals_and_later_unready(
+    tiny_models: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(settings(tiny_models)) as server:
+        assert server.metric("pose_ready", model="pose") == 1
+        batcher = server.app.state.pipeline._pose.batcher
+        run = batcher._run
+
+        def fail(items: Any) -> Any:
+            raise RuntimeError("secret path /root")
+
+        batcher._run = fail
+        for _ in range(3):
+            with refused_while_busy(server, "model_error"):
+                answer = server.client.post("/pose", content=PERSON)
+                assert_problem(answer, 500)
+                assert "secret" not in answer.text
+        failures = [vars(record) for record in caplog.records if record.message == "a network failed"]
+        assert [(line["model"], line["in_a_row"]) for line in failures] == [("pose", 1), ("pose", 2), ("pose", 3)]
+        assert "secret path /root" in failures[0]["why"] and failures[0]["exc_info"]
+        assert (server.metric("pose_ready", model="pose"), server.metric("pose_ready", model="detector")) == (0, 1)
+        assert server.client.get("/readyz").status_code == 503
+        assert server.client.get("/v2/models/pose/ready").status_code == 503
+        assert server.client.get("/v2/models/detector/ready").status_code == 200
+        batcher._run = run  # an unready service is sent no pictures: asking whether it is ready must do
+        assert server.client.get("/readyz").status_code == 200
+        assert server.metric("pose_ready", model="pose") == 1
+        assert server.client.post("/pose", content=PERSON).status_code == 200
+
+
+def test_a_client_that_leaves_in_the_middle_harms_nobody(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    head = (
+        f"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(PERSON)}\r\n\r\n".encode()
+    )
+    for share in (0, len(PERSON) // 2, len(PERSON)):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head + PERSON[:share])
+    works = server.client.post("/pose", content=PERSON)
+    assert works.status_code == 200
+
+
+def test_the_picture_of_a_client_that_left_is_not_worked_on(tiny_models: dict[str, Path]) -> None:
+    with running(settings(tiny_models, max_batch=1)) as server:
+        held, answers = Held(server), list[Any]()
+        stays = in_background(server, answers)
+        assert held.began.wait(30)
+        crops = server.metric("pose_batch_size_sum", model="pose")
+        left = server.metric("pose_rejected_total", reason="disconnected")
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            head = f"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(PERSON)}\r\n\r\n"
+            connection.sendall(head.encode() + PERSON)
+            while server.app.state.pipeline._pose.batcher.waiting == 0:
+                threading.Event().wait(0.001)
+        while server.metric("pose_rejected_total", reason="disconnected") == left:
+            threading.Event().wait(0.001)
+        held.go.set()
+        stays.join()
+        assert answers[0].status_code == 200
+        assert server.client.post("/pose", content=PERSON).status_code == 200
+        assert server.metric("pose_batch_size_sum", model="pose") - crops == 2
+
+
+def test_a_body_that_never_ends_is_given_up(tiny_models: dict[str, Path]) -> None:
+    with running(settings(tiny_models, body_timeout_s=0.2)) as server, refused(server, "slow_body"):
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(
+                b"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\nabc"
+            )
+            answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408")

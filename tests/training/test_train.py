@@ -1,9 +1,6 @@
 import dataclasses
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,14 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from model.okdhp import OKDHP
-from training.checkpoint import load_checkpoint
 from training.config import Recipe, Stage
 from training.data import held_pictures
 from training.divergence import NonFiniteLoss, check_finite, divergence_named
 from training.pictures import DataError
 from training.pose_task import PoseTask, build_model
 from training.snapshots import draw_boxes
-from training.stopping import Stopped
 from training.train import learning_rate
 
 
@@ -69,51 +64,6 @@ def test_a_run_evaluated_now_and_then_learns_the_same_and_scores_its_last_epoch(
     once = run(dataclasses.replace(POSE, evaluate_every=3), drawn_folder, tmp_path / "once")
     assert [entry["losses"] for entry in once["history"]] == [entry["losses"] for entry in whole["history"]]
     assert [entry["scores"] for entry in once["history"]] == [{}, {}, whole["history"][2]["scores"]]
-
-
-def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(
-    drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = run(POSE, drawn_folder, tmp_path / "whole")
-    steps, per_epoch, done, losses = iter(range(1, 100)), 3, [], PoseTask.losses
-
-    def signalled(*arguments: Any) -> Any:
-        if next(steps) in (2, 5, 6):
-            signal.raise_signal(signal.SIGTERM)
-        return losses(*arguments)
-
-    monkeypatch.setattr(PoseTask, "losses", signalled)
-    for _ in range(3):
-        with pytest.raises(Stopped):
-            run(POSE, drawn_folder, tmp_path / "parts")
-        part = load_checkpoint(tmp_path / "parts" / "last.pt")
-        done.append(part["epoch"] * per_epoch + part["step"])
-    assert done == [2, 5, 6]
-    last = run(POSE, drawn_folder, tmp_path / "parts")
-    for kind in ("model", "ema"):
-        for name, value in whole[kind].items():
-            torch.testing.assert_close(last[kind][name], value, rtol=0, atol=0, msg=name)
-    assert last["history"] == whole["history"]
-
-
-def test_a_signal_in_the_last_evaluation_is_told_and_later_ones_are_no_longer_the_runs(
-    drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    once, evaluate, heard = dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),)), PoseTask.evaluate, []
-    signal.signal(signal.SIGINT, lambda number, _frame: heard.append(number))
-
-    def signalled(*arguments: Any) -> Any:
-        signal.raise_signal(signal.SIGINT)
-        return evaluate(*arguments)
-
-    monkeypatch.setattr(PoseTask, "evaluate", signalled)
-    with pytest.raises(Stopped) as stopped:
-        run(once, drawn_folder, tmp_path)
-    assert stopped.value.code == 130
-    assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 1
-    assert heard == []
-    signal.raise_signal(signal.SIGINT)
-    assert heard == [signal.SIGINT]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
@@ -203,33 +153,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(drawn_folder: Path
 def test_too_few_examples_for_a_batch_are_refused(drawn_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="do not fill one batch"):
         run(dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=999),)), drawn_folder, tmp_path)
-
-
-def test_sigterm_saves_and_ends_the_run_cleanly_with_a_code_that_stops_what_waits_for_it(
-    drawn_folder: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "r.toml").write_text(
-        'name = "x"\ntask = "pose"\n[encoder]\nwidths = [8, 8, 8, 8, 8]\n'
-        "[[stages]]\nepochs = 99999\nheight = 64\nwidth = 64\nbatch = 4\n"
-    )
-    command = [sys.executable, "-m", "app.cli", "train", tmp_path / "r.toml", "--data", drawn_folder, "--out", tmp_path]
-    command += ["--amp", "off", "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stderr is not None
-        said = ""
-        while "epoch 2/" not in said:
-            said += process.stderr.read(1)
-        process.send_signal(signal.SIGTERM)
-        said += process.stderr.read()
-        printed = process.stdout.read()
-    assert process.returncode == 128 + signal.SIGTERM, said
-    assert printed.splitlines()[-1] == str(tmp_path / "last.pt")
-    assert "Traceback" not in said
-    stopped = re.search(r"stopped after step (\d+) of epoch (\d+)", said)
-    assert stopped is not None, said
-    content = load_checkpoint(tmp_path / "last.pt")
-    assert (content["step"], content["epoch"] + 1) == (int(stopped[1]), int(stopped[2]))
-    assert content["step"] > 0
 
 
 def test_held_out_pictures_depend_on_their_ids_alone() -> None:
