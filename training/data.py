@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ from torch import Tensor
 from training.annotations import NUM_KEYPOINTS, annotation_fault, completed, read_annotations
 from training.coco import find_split
 from training.joints import COCO, JointSet
-from training.pictures import DataError, Pictures, open_pictures
+from training.pictures import DataError, Pictures, open_pictures, say_left_out
 
-log = logging.getLogger("okdhp.data")
 PARTIAL_SOURCES = ("lspet",)  # in whose pictures only one of possibly several people is annotated
 
 
@@ -121,14 +119,15 @@ def load_coco(
 
 
 def _people(annotations: list[dict[str, Any]], slot: dict[int, int], sources: np.ndarray, sizes: Tensor) -> People:
-    rows = []
+    rows, faults = [], []
     for annotation in annotations:
         picture, person = slot[annotation["image_id"]], completed(annotation)
         width, height = sizes[picture].tolist()
         if fault := annotation_fault(person, (width, height)):
-            log.warning("left out: annotation %s: %s", person["id"], fault)
+            faults.append(f"annotation {person['id']}: {fault}")
         else:
             rows.append((picture, person))
+    say_left_out(faults)
     pictures = np.array([picture for picture, _ in rows], dtype=np.int64)
     table = np.array([a["keypoints"] for _, a in rows], dtype=np.float32).reshape(-1, NUM_KEYPOINTS, 3)
     boxes = np.array([a["bbox"] for _, a in rows], dtype=np.float32).reshape(-1, 4)

@@ -99,6 +99,20 @@ def test_of_many_pictures_that_are_not_there_the_first_are_named_and_the_others_
     assert caplog.messages[-1] == "left out: 14 more"
 
 
+def test_of_many_broken_annotations_the_first_are_named_and_the_others_counted(
+    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = json.loads((drawn_folder / "train.json").read_text())
+    for annotation in content["annotations"][1:]:
+        annotation["bbox"] = [0, 0, 0, 0]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    (tmp_path / "images").symlink_to(drawn_folder / "images")
+    assert len(load_dataset(tmp_path, "train").people) == 1
+    broken = len(content["annotations"]) - 1
+    assert sum("left out: annotation" in message for message in caplog.messages) == NAMED < broken
+    assert caplog.messages[-1] == f"left out: {broken - NAMED} more"
+
+
 def test_an_unlabelled_keypoint_may_lie_anywhere() -> None:
     entry = {"keypoints": [0.0, 0.0, 0.0] * 17, "bbox": [1, 1, 5, 5], "area": 9.0}
     assert annotation_fault(entry, (10, 10)) is None
