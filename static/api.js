@@ -4,14 +4,19 @@ const MAX_IN_FLIGHT = 2; // one in the networks, one on its way; more would only
 const LONGEST_SILENCE_MS = 10_000; // a connection that answers no frame for so long is lost
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 8_000;
-const SENT_AS_IS = ["image/jpeg", "image/png", "image/webp"];
 
-/** The server refused; `message` is a sentence, `needsKey` says that an API key would help. */
+/** The server refused with an HTTP status, or was not there (0); `message` is a sentence. */
 export class Refused extends Error {
-  constructor(message, needsKey = false) {
+  constructor(message, status = 0) {
     super(message);
-    this.needsKey = needsKey;
+    this.tooLarge = status === 413;
+    this.needsKey = status === 401;
   }
+}
+
+/** What to say when the server wants another key than `key`, or one at all. */
+export function keySentence(key) {
+  return key ? "The server does not accept that API key." : "This server asks for an API key.";
 }
 
 /** The people in `picture` (a Blob): the answer of POST /pose. Throws Refused. */
@@ -24,13 +29,9 @@ export async function findPeople(picture, key) {
     throw new Refused("The server cannot be reached. Is the network up?");
   }
   if (response.ok) return response.json();
+  if (response.status === 401) throw new Refused(keySentence(key), 401);
   const problem = await response.json().catch(() => ({}));
-  throw new Refused(sentence(problem, response.status), response.status === 401);
-}
-
-/** Whether POST /pose takes this file as it is; others are to be encoded anew. */
-export function isAccepted(file) {
-  return SENT_AS_IS.includes(file.type);
+  throw new Refused(sentence(problem, response.status), response.status);
 }
 
 function sentence(problem, status) {
@@ -108,7 +109,7 @@ export class PoseStream {
   #lost(code) {
     this.#forget();
     if (code === 1008) {
-      this.on.state("refused", "The server asks for an API key.");
+      this.on.state("refused", keySentence(this.key));
       return;
     }
     const waitMs = Math.min(FIRST_WAIT_MS * 2 ** this.#failures, LONGEST_WAIT_MS);

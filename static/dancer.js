@@ -6,9 +6,8 @@ import { NAMES } from "./skeleton.js";
 const UP = -Math.PI / 2;
 const DOWN = Math.PI / 2;
 
-/** Draws the figure above the words, which begin at pixel row `wordsTop`, or beside them where that is null. */
-export function drawDancer(context, seconds, wordsTop) {
-  const { width, height } = context.canvas;
+/** Draws the figure into a place of `size`, above the words, which begin at `wordsTop`, or beside them (null). */
+export function drawDancer(context, { width, height }, seconds, wordsTop) {
   const room = wordsTop === null
     ? { left: width * 0.5, top: height * 0.08, width: width * 0.46, height: height * 0.84 }
     : { left: 0, top: 0, width, height: wordsTop };

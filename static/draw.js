@@ -5,10 +5,10 @@ import { isFace, LIMBS, sideOf } from "./skeleton.js";
 const SEEN_SHARE = 0.5; // a keypoint is drawn if it scores at least this share of the person's better ones
 const SEEN_FLOOR = 0.08; // and at least this
 const HUES = [172, 10, 44, 258, 202, 328, 88, 26]; // far apart for the first people, readable on skin and on walls
-const LIGHTNESS = { left: 60, middle: 70, right: 82 }; // a person's own left is the stronger shade
+const LIGHTNESS = { left: 60, middle: 72, right: 82 }; // a person's own left is the stronger shade
 
 /**
- * How a picture of `source` {width, height} lies in a canvas of `target` {width, height}: as large as fits, centred.
+ * How a picture of `source` {width, height} lies in a place of `target` {width, height}: as large as fits, centred.
  * This is the one place that knows about mirroring; all drawing goes through `x`, `y` and `scale`.
  */
 export function makeView(source, target, mirrored) {
@@ -16,7 +16,7 @@ export function makeView(source, target, mirrored) {
   const left = (target.width - source.width * scale) / 2;
   const top = (target.height - source.height * scale) / 2;
   const x = (value) => (mirrored ? target.width - left - value * scale : left + value * scale);
-  return { scale, mirrored, x, y: (value) => top + value * scale };
+  return { scale, mirrored, width: target.width, x, y: (value) => top + value * scale };
 }
 
 /** The picture or the video's current frame, where `view` puts it. */
@@ -28,13 +28,15 @@ export function drawSource(context, source, size, view) {
   context.restore();
 }
 
-/** Everybody's skeleton with the id above the head. `alpha` 0..1 fades old answers out. */
+/** Everybody's skeleton, and then the ids above the heads. `alpha` 0..1 fades old answers out. */
 export function drawPeople(context, people, view, { alpha = 1, labels = true } = {}) {
   context.save();
   context.globalAlpha = alpha;
   context.lineCap = "round";
   context.lineJoin = "round";
-  for (const person of people) drawPerson(context, person, view, labels);
+  const drawn = people.map((person) => ({ person, seen: seenPoints(person, view), width: strokeWidth(person, view) }));
+  for (const { person, seen, width } of drawn) drawPerson(context, person, seen, width);
+  for (const { person, seen, width } of drawn) if (labels && seen.size) drawLabel(context, person, seen, width, view);
   context.restore();
 }
 
@@ -44,13 +46,14 @@ export function colourOf(id, side) {
   return `hsl(${hue} 85% ${LIGHTNESS[side]}%)`;
 }
 
-function drawPerson(context, person, view, labels) {
-  const seen = new Map();
+/** By name, where the keypoints lie that are sure enough to be drawn. */
+function seenPoints(person, view) {
   const least = leastScore(person.keypoints);
-  for (const point of person.keypoints) {
-    if (point.score >= least) seen.set(point.name, { x: view.x(point.x), y: view.y(point.y) });
-  }
-  const width = strokeWidth(person, view);
+  const seen = person.keypoints.filter((point) => point.score >= least);
+  return new Map(seen.map((point) => [point.name, { x: view.x(point.x), y: view.y(point.y) }]));
+}
+
+function drawPerson(context, person, seen, width) {
   const limbs = LIMBS.filter(([from, to]) => seen.has(from) && seen.has(to));
   for (const outline of [true, false]) {
     for (const [from, to] of limbs) {
@@ -63,7 +66,6 @@ function drawPerson(context, person, view, labels) {
   for (const [name, point] of seen) {
     dot(context, point, width * (isFace(name) ? 0.5 : 0.85), colourOf(person.id, sideOf(name)));
   }
-  if (labels && seen.size) drawLabel(context, person, seen, width);
 }
 
 /** Networks differ in how high they score, so a score is judged beside the others: the service's tracking does the same. */
@@ -95,21 +97,22 @@ function dot(context, point, radius, colour) {
   context.stroke();
 }
 
-function drawLabel(context, person, seen, width) {
+function drawLabel(context, person, seen, width, view) {
   const points = [...seen.values()];
-  const top = Math.min(...points.map((point) => point.y));
-  const highest = points.filter((point) => point.y < top + width * 6);
-  const middle = highest.reduce((sum, point) => sum + point.x, 0) / highest.length;
+  const face = [...seen].filter(([name]) => isFace(name)).map(([, point]) => point);
+  const top = Math.min(view.y(person.box[1]), ...points.map((point) => point.y));
+  const below = face.length ? face : points;
+  const middle = below.reduce((sum, point) => sum + point.x, 0) / below.length;
   const size = Math.min(Math.max(width * 3.4, 13), 24);
   const text = String(person.id);
   context.font = `650 ${size}px system-ui, sans-serif`;
   const labelWidth = Math.max(context.measureText(text).width + size * 0.9, size * 1.5);
   const labelHeight = size * 1.5;
-  const left = Math.min(Math.max(middle - labelWidth / 2, 4), context.canvas.width - labelWidth - 4);
-  const labelTop = Math.max(top - labelHeight - width * 4, 4);
+  const left = Math.min(Math.max(middle - labelWidth / 2, 4), view.width - labelWidth - 4);
+  const labelTop = Math.max(top - labelHeight - width, 4);
   context.beginPath();
   context.roundRect(left, labelTop, labelWidth, labelHeight, labelHeight / 2);
-  context.fillStyle = colourOf(person.id, "left");
+  context.fillStyle = colourOf(person.id, "middle");
   context.fill();
   context.fillStyle = "#0b0e12";
   context.textAlign = "center";

@@ -1,27 +1,30 @@
 // The page: what is shown, and the two loops. `draw` runs with the display; `infer` runs as fast as the server answers.
 
-import { findPeople, isAccepted, PoseStream, Refused } from "./api.js";
+import { PoseStream, Refused } from "./api.js";
 import { explainCamera, facesUser, nextCamera, openCamera, stopCamera } from "./camera.js";
 import { Capture, nextFrame } from "./capture.js";
 import { drawDancer } from "./dancer.js";
 import { drawPeople, drawSource, makeView } from "./draw.js";
+import { onFiles } from "./drop.js";
 import { key, noteKey } from "./key.js";
 import { Meter } from "./meter.js";
+import { peopleIn } from "./picture.js";
+import { say, toast } from "./words.js";
 
 const STALE_MS = 700; // an answer older than this fades out
-const PICTURE_SIDE_PX = 2048; // pictures that must be encoded anew are made no larger
+const TOAST_MS = 4000; // long enough to read a sentence
 
 const $ = (id) => document.getElementById(id);
 const video = $("video");
 const canvas = $("canvas");
 const context = canvas.getContext("2d");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const narrow = matchMedia("(max-width: 760px)"); // as in style.css: the words take the whole width
 const capture = new Capture();
 
-let opening = null; // the file of a picture that is being decoded
+let chosen = null; // what the user chose last, {again: how to choose it once more}; whatever opens later for another is let go
 let show = { kind: "idle" }; // or "picture" {image, size}, "live" {size, mirrored, camera, url, stream, meter, ...}
 let people = { list: [], size: { width: 1, height: 1 }, at: 0 };
+let drawn = []; // of what the canvas shows, while it need not be drawn again
 
 // --- what is shown --------------------------------------------------------------------------------------------------
 
@@ -36,9 +39,10 @@ function change(next) {
     video.removeAttribute("src");
   }
   people = { list: [], size: { width: 1, height: 1 }, at: 0 };
-  opening = null;
+  const left = $("welcome").contains(document.activeElement); // the focus would be lost with it
   show = next;
   document.body.dataset.state = next.kind;
+  if (left && next.kind !== "idle") $("stop").focus();
   setRatio(next.size ? next.size.width / next.size.height : 1.6);
   $("switch").hidden = true;
   for (const id of ["fps", "latency", "age"]) $(id).textContent = "–";
@@ -53,6 +57,7 @@ function goIdle(sentence = "", needsKey = false) {
   $("notice").hidden = !sentence;
   $("key-form").hidden = !needsKey;
   if (needsKey) $("key").focus();
+  else if (sentence) $("notice").scrollIntoView({ block: "nearest" });
   say("");
 }
 
@@ -60,23 +65,14 @@ function setRatio(ratio) {
   document.documentElement.style.setProperty("--ratio", String(Math.min(Math.max(ratio, 0.5), 2.4)));
 }
 
-function say(sentence) {
-  if ($("status").textContent !== sentence) $("status").textContent = sentence;
-}
-
-function toast(sentence) {
-  $("toast").textContent = sentence;
-  $("toast").hidden = !sentence;
-}
-
 /** Words for the canvas, and the number of people beside it. */
 function describe() {
-  const count = people.list.length;
-  const text = show.kind === "idle" ? "A dancing figure of seventeen points" : count === 1 ? "1 person" : `${count} people`;
-  $("people").textContent = String(count);
+  $("people").textContent = String(people.list.length);
+  const text = show.kind === "idle" ? "A dancing figure of seventeen points" : counted();
   if (canvas.getAttribute("aria-label") !== text) canvas.setAttribute("aria-label", text);
 }
 
+const counted = () => (people.list.length === 1 ? "1 person" : `${people.list.length} people`);
 const rounded = (value) => (value === null ? "–" : String(Math.round(value)));
 
 // --- the draw loop --------------------------------------------------------------------------------------------------
@@ -84,50 +80,53 @@ const rounded = (value) => (value === null ? "–" : String(Math.round(value)));
 function draw(now) {
   requestAnimationFrame(draw);
   const ratio = Math.min(devicePixelRatio || 1, 2);
-  const [width, height] = [Math.round(canvas.clientWidth * ratio), Math.round(canvas.clientHeight * ratio)];
+  const size = { width: canvas.clientWidth, height: canvas.clientHeight };
+  const [width, height] = [Math.round(size.width * ratio), Math.round(size.height * ratio)];
+  const still = show.kind === "picture" ? [show, people, width, height] : [];
+  if (still.length && still.every((part, index) => part === drawn[index])) return; // a large picture takes its time
+  drawn = still;
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
-  context.clearRect(0, 0, width, height);
-  if (show.kind !== "idle") return drawShow(now);
-  const beside = width > height && !narrow.matches;
-  const wordsTop = beside ? null : ($("heading").offsetTop / canvas.clientHeight) * height;
-  drawDancer(context, calm.matches ? 0.9 : now / 1000, wordsTop);
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, size.width, size.height);
+  if (show.kind !== "idle") return drawShow(now, size);
+  const beside = $("welcome").clientWidth < size.width * 0.8;
+  drawDancer(context, size, calm.matches ? 0.9 : now / 1000, beside ? null : $("heading").offsetTop);
 }
 
-function drawShow(now) {
+function drawShow(now, place) {
   const source = show.image ?? video;
   if (source === video && video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) return;
-  drawSource(context, source, show.size, makeView(show.size, canvas, Boolean(show.mirrored)));
+  drawSource(context, source, show.size, makeView(show.size, place, Boolean(show.mirrored)));
   const age = show.kind === "live" ? now - people.at : 0;
   const alpha = Math.min(Math.max(2 - age / STALE_MS, 0), 1);
-  if (alpha > 0) drawPeople(context, people.list, makeView(people.size, canvas, Boolean(show.mirrored)), { alpha });
+  if (alpha > 0) drawPeople(context, people.list, makeView(people.size, place, Boolean(show.mirrored)), { alpha });
 }
 
 // --- a picture ------------------------------------------------------------------------------------------------------
 
 async function showPicture(file) {
-  opening = file; // the user may choose something else in the meantime
+  const mine = (chosen = { again: () => showPicture(file) });
   let image;
   try {
     image = await createImageBitmap(file);
   } catch {
-    if (opening === file) goIdle("This browser cannot open that picture. A JPEG, PNG or WebP file will do.");
+    if (chosen === mine) goIdle("This browser cannot open that picture. A JPEG, PNG or WebP file will do.");
     return;
   }
-  if (opening !== file) return image.close();
+  if (chosen !== mine) return image.close();
   const size = { width: image.width, height: image.height };
   change({ kind: "picture", image, size });
   const ours = show;
   say("Looking for people…");
   try {
-    const data = isAccepted(file) ? file : await capture.encode(image, size, PICTURE_SIDE_PX);
     const started = performance.now();
-    const answer = await findPeople(data, key());
+    const answer = await peopleIn(file, image, size, key());
     if (show !== ours) return;
     people = { list: answer.people.map(countedFromOne), size: answer.image, at: performance.now() };
     $("latency").textContent = rounded(performance.now() - started);
     $("age").textContent = rounded(answer.timing_ms.total);
     describe();
-    say(people.list.length ? "" : "Nobody was found in this picture.");
+    say(people.list.length ? `${counted()} found.` : "Nobody was found in this picture.");
   } catch (error) {
     if (show !== ours) return;
     goIdle(error instanceof Refused ? error.message : "Something went wrong with that picture.", error.needsKey);
@@ -139,41 +138,43 @@ const countedFromOne = (person) => ({ ...person, id: person.id + 1 });
 // --- camera and video -----------------------------------------------------------------------------------------------
 
 async function showCamera(deviceId) {
+  const mine = (chosen = { again: () => showCamera(deviceId) });
   goIdle();
-  const waiting = show; // the user may choose something else while the browser asks
   say("Waiting for the camera…");
   let camera = null;
   try {
     camera = await openCamera(deviceId);
-    if (show !== waiting) return stopCamera(camera);
+    if (chosen !== mine) return stopCamera(camera);
     video.srcObject = camera;
     await video.play();
+    if (chosen !== mine) return stopCamera(camera);
   } catch (error) {
     if (camera) stopCamera(camera);
-    if (show === waiting) goIdle(explainCamera(error));
+    if (chosen === mine) goIdle(explainCamera(error));
     return;
   }
   camera.getVideoTracks()[0].onended = () => goIdle("The camera was disconnected.");
   startLive({ camera, mirrored: facesUser(camera) });
   const another = await nextCamera(camera);
+  if (show.camera !== camera) return;
   $("switch").hidden = !another;
   $("switch").onclick = () => showCamera(another);
 }
 
 async function showVideo(file) {
+  const mine = (chosen = { again: () => showVideo(file) });
   goIdle();
-  const waiting = show; // the user may choose something else while it is opened
   say("Opening the video…");
   const url = URL.createObjectURL(file);
   try {
     video.src = url;
     video.loop = true;
     await video.play();
-    if (show !== waiting) return URL.revokeObjectURL(url);
+    if (chosen !== mine) return URL.revokeObjectURL(url);
     if (!video.videoWidth) throw new Error("no pictures in it");
   } catch {
     URL.revokeObjectURL(url);
-    if (show === waiting) goIdle("This browser cannot play that video. An MP4 (H.264) or WebM file will do.");
+    if (chosen === mine) goIdle("This browser cannot play that video. An MP4 (H.264) or WebM file will do.");
     return;
   }
   startLive({ url, mirrored: false });
@@ -200,8 +201,7 @@ function connect() {
     },
     state: (name, sentence) => {
       if (name === "refused") return goIdle(sentence, true);
-      people.list = []; // nobody looks any more: what was seen last is no answer
-      describe();
+      forgetAnswers(ours); // nobody looks any more: what was seen last is no answer
       toast(sentence);
       say(sentence);
     },
@@ -218,6 +218,12 @@ function take(ours, answer, roundTripMs) {
   ours.droppedByServer = answer.dropped;
   toast("");
   sayConnected();
+  describe();
+}
+
+function forgetAnswers(ours) {
+  people = { ...people, list: [] };
+  ours.meter = new Meter();
   describe();
 }
 
@@ -247,6 +253,8 @@ function resize(ours) {
 
 function showFigures() {
   if (show.kind !== "live") return;
+  if (people.list.length && performance.now() - people.at > 2 * STALE_MS) forgetAnswers(show); // they have faded out
+  if (show.camera?.getVideoTracks()[0].muted) toast("The camera sends no pictures."); // until an answer comes again
   $("fps").textContent = rounded(show.meter.rate());
   $("latency").textContent = rounded(show.meter.mean("roundTripMs"));
   $("age").textContent = rounded(show.meter.mean("ageMs"));
@@ -259,7 +267,8 @@ function showFile(file) {
   if (!file) return;
   if (file.type.startsWith("image/")) showPicture(file);
   else if (file.type.startsWith("video/") || /\.(mkv|mov|mp4|webm)$/i.test(file.name)) showVideo(file);
-  else goIdle("That is neither a picture nor a video.");
+  else if (show.kind === "idle") goIdle("That is neither a picture nor a video.");
+  else toast("That is neither a picture nor a video.", TOAST_MS);
 }
 
 function choose() {
@@ -267,37 +276,27 @@ function choose() {
   $("file").click();
 }
 
+function stop() {
+  chosen = null;
+  goIdle();
+}
+
 $("use-camera").addEventListener("click", () => showCamera());
 $("choose").addEventListener("click", choose);
 $("another").addEventListener("click", choose);
 $("stop").addEventListener("click", () => {
-  goIdle();
+  stop();
   $("use-camera").focus();
 });
 $("file").addEventListener("change", () => showFile($("file").files[0]));
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   noteKey($("key").value.trim());
-  goIdle();
-  say("Key noted. Choose what to look at.");
-  $("use-camera").focus();
+  chosen?.again();
 });
 
-let dragDepth = 0; // enter and leave also fire for what lies inside the page
-const dragging = (change) => {
-  dragDepth = Math.max(dragDepth + change, 0);
-  document.body.classList.toggle("dropping", dragDepth > 0);
-};
-addEventListener("dragenter", () => dragging(1));
-addEventListener("dragleave", () => dragging(-1));
-addEventListener("dragover", (event) => event.preventDefault());
-addEventListener("drop", (event) => {
-  event.preventDefault();
-  dragging(-dragDepth);
-  showFile(event.dataTransfer.files[0]);
-});
-addEventListener("paste", (event) => showFile(event.clipboardData.files[0]));
-addEventListener("pagehide", () => goIdle());
+onFiles(showFile, (over) => document.body.classList.toggle("dropping", over));
+addEventListener("pagehide", stop);
 document.addEventListener("visibilitychange", () => {
   if (show.kind !== "live") return;
   if (document.hidden) {
@@ -305,11 +304,19 @@ document.addEventListener("visibilitychange", () => {
     show.stream = null;
     if (show.url) video.pause();
   } else {
-    if (show.url) video.play();
+    play();
     connect();
   }
 });
+video.addEventListener("pause", () => {
+  if (show.kind === "live" && !document.hidden) play(); // a phone's call, headphones pulled out: nobody here stops it
+});
 
+const play = () => video.play().catch(() => {}); // it was asked for, and may be gone by now
+
+new ResizeObserver(([{ contentRect }]) => {
+  document.documentElement.style.setProperty("--stage-width", `${contentRect.width}px`);
+}).observe($("stage"));
 setInterval(showFigures, 250);
 requestAnimationFrame(draw);
 describe();

@@ -1,6 +1,7 @@
 // Figures for the eye: averaged over the last moments, so that they can be read.
 
 const WINDOW_MS = 2000;
+const LEAST_MS = 300; // a rate of less is that of a burst
 
 /** Averages and rates over the last two seconds. */
 export class Meter {
@@ -14,8 +15,8 @@ export class Meter {
   /** Events per second, or null where there are too few to tell. */
   rate(now = performance.now()) {
     const recent = this.#recent(now);
-    if (recent.length < 2) return null;
-    return ((recent.length - 1) * 1000) / (recent.at(-1).at - recent[0].at);
+    const span = recent.length ? recent.at(-1).at - recent[0].at : 0;
+    return span < LEAST_MS ? null : ((recent.length - 1) * 1000) / span;
   }
 
   /** The mean of one value, or null where there is none. */

@@ -33,6 +33,45 @@ def test_the_camera_is_shown_with_people_and_figures_and_stops_when_told(open_pa
     expect(page.get_by_role("button", name="Use camera")).to_be_focused()
 
 
+def test_whoever_uses_the_keyboard_finds_the_focus_where_the_controls_are(open_page):
+    page = open_page()
+    page.focus("#use-camera")
+    page.keyboard.press("Enter")
+    expect(page.locator("#people")).to_have_text("1")
+    expect(page.get_by_role("button", name="Stop")).to_be_focused()
+
+
+def test_a_camera_that_the_system_paused_goes_on(open_page):
+    page = open_page()
+    page.click("#use-camera")
+    expect(page.locator("#people")).to_have_text("1")
+    page.evaluate("document.querySelector('video').pause()")
+    page.wait_for_function("!document.querySelector('video').paused")
+
+
+def test_a_camera_that_sends_no_pictures_is_told_and_shows_nobody(open_page):
+    page = open_page(script=REMEMBER_CAMERA)
+    page.click("#use-camera")
+    expect(page.locator("#people")).to_have_text("1")
+    page.evaluate("""() => {
+      Object.defineProperty(document.querySelector("video"), "paused", { value: true });  // no frame is new
+      Object.defineProperty(camera.getTracks()[0], "muted", { value: true });
+    }""")
+    expect(page.locator("#people")).to_have_text("0")
+    expect(page.locator("#toast")).to_have_text("The camera sends no pictures.")
+    expect(page.locator("#fps")).to_have_text("–")
+
+
+def test_a_file_of_no_use_does_not_end_what_is_live(open_page):
+    page = open_page()
+    page.click("#use-camera")
+    expect(page.locator("#people")).to_have_text("1")
+    show(page, b"words", "a.txt", "text/plain")
+    expect(page.locator("#toast")).to_have_text("That is neither a picture nor a video.")
+    expect(page.locator("#toast")).to_be_hidden()
+    assert page.locator("body").get_attribute("data-state") == "live"
+
+
 def test_a_video_file_is_played_and_analysed(open_page, tmp_path):
     page = open_page()
     show(page, webm_of_a_person(page), "clip.webm", "video/webm")
@@ -132,6 +171,30 @@ def test_what_is_chosen_while_a_video_is_opened_stays(open_page):
     expect(page.locator("#people")).to_have_text("1")
     page.evaluate("giveUp(new DOMException('interrupted', 'AbortError'))")
     page.wait_for_timeout(100)
+    assert page.locator("body").get_attribute("data-state") == "picture"
+
+
+SLOW_CAMERA = """
+  const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getUserMedia = async (wish) => {
+    await new Promise((resolve) => (window.allow = resolve));
+    return (window.camera = await open(wish));
+  };
+"""
+
+
+def test_what_is_chosen_while_the_browser_asks_for_the_camera_stays(open_page):
+    slow_picture = "const decode = createImageBitmap; window.createImageBitmap = async (file) => {" + (
+        "await new Promise((resolve) => (window.goOn = resolve)); return decode(file); };"
+    )
+    page = open_page(script=SLOW_CAMERA + slow_picture)
+    page.click("#use-camera")
+    expect(page.get_by_role("status")).to_have_text("Waiting for the camera…")
+    show(page, encoded(picture(640, 480, (PERSON,))))
+    page.evaluate("allow()")
+    page.wait_for_function("window.camera?.getTracks()[0].readyState === 'ended'")
+    page.evaluate("goOn()")
+    expect(page.get_by_role("status")).to_have_text("1 person found.")
     assert page.locator("body").get_attribute("data-state") == "picture"
 
 

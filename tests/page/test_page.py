@@ -23,8 +23,9 @@ def test_a_chosen_picture_shows_its_people(open_page):
     expect(page.locator("#people")).to_have_text("1")
     expect(page.get_by_role("img", name="1 person")).to_be_visible()
     assert re.fullmatch(r"\d+", page.inner_text("#latency")) and re.fullmatch(r"\d+", page.inner_text("#age"))
+    expect(page.get_by_role("status")).to_have_text("1 person found.")
     page.click("#stop")
-    expect(page.locator("h1")).to_be_visible()
+    expect(page.locator("#heading")).to_be_visible()
 
 
 def test_a_dropped_picture_works_like_a_chosen_one(open_page):
@@ -86,6 +87,46 @@ def test_a_file_that_is_no_use_gets_a_sentence(open_page, data, name, kind, sent
     expect(page.get_by_role("alert")).to_contain_text(sentence)
 
 
+def test_a_picture_that_is_too_large_for_the_server_is_sent_smaller(open_page, tiny_models):
+    with running(Settings(provider="cpu", max_pixels=5_000_000, **tiny_models)) as small:
+        page = open_page(small.url)
+        show(page, encoded(picture(2560, 2560, ((600, 480, 1040, 1600),))))
+        expect(page.get_by_role("status")).to_have_text("1 person found.")
+
+
+def test_a_picture_is_drawn_once_and_not_with_every_frame(open_page):
+    page = open_page()
+    show(page, encoded(picture(640, 480, (PERSON,))))
+    expect(page.get_by_role("status")).to_have_text("1 person found.")
+    drawn = """() => new Promise((resolve) => {
+      let count = 0;
+      const draw = CanvasRenderingContext2D.prototype.drawImage;
+      CanvasRenderingContext2D.prototype.drawImage = function (...all) { count += 1; return draw.apply(this, all); };
+      let frames = 0;
+      const step = () => ((frames += 1) < 10 ? requestAnimationFrame(step) : resolve(count));
+      requestAnimationFrame(step);
+    })"""
+    page.evaluate(drawn)  # what the answer brought is drawn by then
+    assert page.evaluate(drawn) == 0
+    page.set_viewport_size({"width": 700, "height": 600})
+    page.wait_for_function("document.querySelector('canvas').width < 700")
+    pixel = "[...document.querySelector('canvas').getContext('2d').getImageData(5, 5, 1, 1).data]"
+    assert page.evaluate(pixel)[3] == 255  # drawn anew for the new size
+
+
+def test_words_dragged_over_the_page_are_no_file(open_page):
+    page = open_page()
+    drag = """(kind) => {
+      const dragged = new DataTransfer();
+      if (kind === "file") dragged.items.add(new File(["x"], "x.png"));
+      else dragged.setData("text/plain", "words");
+      dispatchEvent(new DragEvent("dragenter", { dataTransfer: dragged }));
+      return document.body.classList.contains("dropping");
+    }"""
+    assert page.evaluate(drag, "words") is False
+    assert page.evaluate(drag, "file") is True
+
+
 def test_what_the_server_refuses_is_told_in_its_words(open_page, tiny_models):
     with running(Settings(provider="cpu", max_pixels=1000, **tiny_models)) as small:
         page = open_page(small.url)
@@ -100,13 +141,25 @@ def test_a_server_with_keys_asks_for_one_and_then_works_for_pictures_and_camera(
     with running(Settings(provider="cpu", api_keys="sécr€t", **tiny_models)) as locked:
         page = open_page(locked.url)
         page.click("#use-camera")
-        expect(page.get_by_label("This server asks for an API key")).to_be_focused()
+        expect(page.get_by_label("API key")).to_be_focused()
+        expect(page.get_by_role("alert")).to_have_text("This server asks for an API key.")
         page.keyboard.type("sécr€t")
         page.keyboard.press("Enter")
-        page.click("#use-camera")
-        expect(page.locator("#people")).to_have_text("1")
+        expect(page.locator("#people")).to_have_text("1")  # what was chosen is shown at once
         page.click("#stop")
         show(page, encoded(picture(640, 480, (PERSON,))))
+        expect(page.locator("#people")).to_have_text("1")
+
+
+def test_a_wrong_key_is_told_and_the_picture_is_kept(open_page, tiny_models):
+    with running(Settings(provider="cpu", api_keys="right", **tiny_models)) as locked:
+        page = open_page(locked.url)
+        show(page, encoded(picture(640, 480, (PERSON,))))
+        page.get_by_label("API key").fill("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("The server does not accept that API key.")
+        page.get_by_label("API key").fill("right")
+        page.keyboard.press("Enter")
         expect(page.locator("#people")).to_have_text("1")
 
 
@@ -129,22 +182,32 @@ def test_the_api_page_shows_every_operation(open_page, server):
         expect(page.locator(f'[data-path="{path}"]')).to_be_visible()
 
 
-def test_a_phone_shows_everything_without_sideways_scrolling_and_with_large_buttons(open_page):
-    page = open_page(viewport={"width": 390, "height": 844}, has_touch=True)
-    page.click("#use-camera")
-    expect(page.locator("#people")).to_have_text("1")
-    assert page.evaluate("document.documentElement.scrollWidth") == 390
-    for button in page.locator("button:visible").all():
-        assert button.bounding_box()["height"] >= 44
-        assert button.bounding_box()["y"] + button.bounding_box()["height"] <= 844
+SIZES = [(360, 740), (740, 360), (720, 450), (820, 1180), (1440, 900)]
 
 
-@pytest.mark.parametrize("size", [(360, 740), (740, 360), (820, 1180), (1440, 900)], ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("shown", [(1280, 720), (720, 1280)], ids=["wide", "upright"])
+def test_whatever_is_shown_the_controls_are_in_view_and_large(open_page, size, shown):
+    page = open_page(viewport={"width": size[0], "height": size[1]}, has_touch=True)
+    for state in ("idle", "picture"):
+        if state == "picture":
+            show(page, encoded(picture(*shown, ((100, 100, 400, 650),))))
+            expect(page.get_by_role("status")).to_have_text(re.compile("found.$"))
+        assert page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]") == [*size]
+        for button in page.locator("button:visible").all():
+            box = button.bounding_box()
+            assert box["height"] >= 44 and 0 <= box["y"] and box["y"] + box["height"] <= size[1]
+    stage = page.locator("#stage").bounding_box()
+    assert stage["width"] / stage["height"] == pytest.approx(shown[0] / shown[1], rel=0.02)
+    assert stage["height"] > 0.45 * min(size[1], size[0] * shown[1] / shown[0])
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_dancer_leaves_the_headline_alone(open_page, size):
     page = open_page(viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce")
     drawn = """() => {
       const canvas = document.querySelector("canvas");
-      const [frame, words] = [canvas, document.querySelector("h1")].map((it) => it.getBoundingClientRect());
+      const [frame, words] = [canvas, document.querySelector("#heading")].map((it) => it.getBoundingClientRect());
       const scale = canvas.width / frame.width;
       const place = [words.left - frame.left, words.top - frame.top, words.width, words.height];
       const count = (pixels) => pixels.data.filter((value, index) => index % 4 === 3 && value > 0).length;
@@ -171,6 +234,38 @@ def test_a_view_fits_the_picture_and_mirrors_left_and_right_only(open_page):
       return [view.x(0), view.x(100), view.y(0), view.y(50)];
     }))"""
     assert open_page().evaluate(corners) == [[0, 400, 100, 300], [400, 0, 100, 300]]
+
+
+def test_no_skeleton_is_drawn_over_a_label_which_is_above_the_head(open_page):
+    order, label_y = open_page().evaluate("""import('/draw.js').then(({ drawPeople, makeView }) => {
+      const calls = [];
+      const record = (_, name) => (...all) => {
+        calls.push([name, ...all]);
+        return name === "measureText" ? { width: 8 } : undefined;
+      };
+      const context = new Proxy({}, { get: record, set: () => true });
+      const keypoints = [{ name: "nose", x: 50, y: 60, score: 1 }, { name: "left_eye", x: 54, y: 56, score: 1 }];
+      const people = [1, 2].map((id) => ({ id, box: [20, 40, 80, 300], keypoints }));
+      drawPeople(context, people, makeView({ width: 100, height: 400 }, { width: 100, height: 400 }, false));
+      return [calls.map(([name]) => name), calls.find(([name]) => name === "fillText")[3]];
+    })""")
+    assert order.count("fillText") == 2 and order.index("fillText") > max(
+        place for place, name in enumerate(order) if name in ("lineTo", "arc")
+    )
+    assert label_y < 40  # where the box begins, not on the forehead
+
+
+def test_answers_of_a_moment_are_no_rate(open_page):
+    rates = """import('/meter.js').then(({ Meter }) => {
+      const meter = new Meter();
+      const rates = [];
+      for (const at of [0, 10, 20, 500, 1000]) {
+        meter.add({ ageMs: 1 }, at);
+        rates.push(meter.rate(at));
+      }
+      return rates;
+    })"""
+    assert open_page().evaluate(rates) == [None, None, None, 6, 4]
 
 
 def test_nothing_that_the_server_says_is_taken_for_markup():
