@@ -36,7 +36,7 @@ class Follower:
             self.tracker.forget()
             self._image_wh = image_wh
         queue_ms, detect_ms, regions = 0.0, 0.0, self.tracker.regions(time_s)
-        if self.tracker.wants_detector(time_s):
+        if self.tracker.wants_detector():
             found = await self._pipeline.detect(
                 image, min_score=self.min_score, max_people=self._max_regions, tiles=self.tiles, deadline=deadline
             )

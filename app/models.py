@@ -5,6 +5,7 @@ they declare: a float (N, 3, H, W) input is normalised here (the model card may 
 and heatmaps or SimCC outputs are decoded here. A file that is none of these stops the start.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,10 @@ POSE_OUTPUTS, BOX_OUTPUTS = ("keypoints", "scores"), ("boxes", "fit")
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The model card beside an ONNX file; {} when there is none. Raises StartError when it is not a JSON object."""
+    """The model card beside an ONNX file; {} when there is none.
+
+    Raises StartError when it is not a JSON object, or is of another file: its threshold and name would be believed.
+    """
     card_path = path.with_suffix(".json")
     if not card_path.is_file():
         return {}
@@ -34,7 +38,14 @@ def read_card(path: Path) -> dict[str, Any]:
         raise StartError(f"{card_path}: this model card is not JSON: {error}") from error
     if not isinstance(card, dict):
         raise StartError(f"{card_path}: a model card is a JSON object")
+    if "sha256" in card and card["sha256"] != _sha256(path):
+        raise StartError(f"{card_path}: is of another file than {path.name}: export again, or delete this card")
     return card
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Network:

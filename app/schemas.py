@@ -52,6 +52,19 @@ class PoseParameters(BaseModel):
         return Options(self.max_people or limit, self.min_score, boxes, self.tiles)
 
 
+class StreamOptions(BaseModel):
+    """What a client may set, before the first frame or between two; what is not named stays as it was."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    max_people: Annotated[int, Field(ge=1)] | None = None  # null: the service's limit
+    min_score: Share | None = None  # null: the service's
+    detect_every: Annotated[int, Field(ge=1, le=10_000)] | None = None  # frames; null: the service's default
+    smoothing: bool = True
+    detect: bool = False  # true: the next frame goes through the detector
+    tiles: Annotated[int, Field(ge=1)] | None = None  # a side, in which the detector looks, too; null: the default
+
+
 def parse_boxes(text: str) -> Floats:
     """Boxes (N, 4) of `x1,y1,x2,y2;...`, N >= 1. Raises BadParameter unless each is finite and a pixel wide."""
     rows = []

@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     max_pixels: Count = Field(50_000_000, description="pixels in a picture")
     max_decoded_pixels: Count = Field(
         100_000_000,
-        description="pixels of decoded pictures of more than 2 megapixels held at a time; POSE_MAX_PIXELS at least",
+        description="pixels of decoded pictures of more than 2,097,152 held at a time; POSE_MAX_PIXELS at least",
     )
     max_people: Count = Field(50, description="people in a picture, whatever the client asks")
     tiles: Count = Field(

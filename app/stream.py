@@ -9,12 +9,11 @@ described at `stream` below.
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import orjson
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app import metrics
@@ -23,70 +22,15 @@ from app.door import RESTARTS, End, Frames, Sessions, admit
 from app.errors import BadParameter, ClientError, DeadlinePassed, Draining, ModelError, PoseError
 from app.following import Follower
 from app.formats import native_person
+from app.mailbox import Frame, Mailbox
 from app.pipeline import Person, Pipeline
-from app.schemas import Share
+from app.schemas import StreamOptions
 from app.settings import Settings
-from app.tracking import TrackedPerson
+from app.tracking import PAUSE_S, TrackedPerson
 from app.turns import LIVE
 
 log = logging.getLogger("app.stream")
 router = APIRouter()
-
-
-class StreamOptions(BaseModel):
-    """What a client may set, before the first frame or between two; what is not named stays as it was."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    max_people: Annotated[int, Field(ge=1)] | None = None  # null: the service's limit
-    min_score: Share | None = None  # null: the service's
-    detect_every: Annotated[int, Field(ge=1, le=10_000)] | None = None  # frames; null: the service's default
-    smoothing: bool = True
-    detect: bool = False  # true: the next frame goes through the detector
-    tiles: Annotated[int, Field(ge=1)] | None = None  # a side, in which the detector looks, too; null: the default
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One binary message: its number from 0, its bytes, when it came (perf_counter; uvloop's clock is coarse), and the
-    options that were set by then."""
-
-    number: int
-    data: bytes
-    received_s: float
-    options: StreamOptions
-
-
-@dataclass
-class Mailbox:
-    """Holds the newest frame until it is taken; counts those that were never taken.
-
-    Where a dropped frame was to go through the detector, the one in its place does.
-    """
-
-    dropped: int = 0
-    _frame: Frame | None = None
-    _filled: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def put(self, frame: Frame) -> None:
-        if self._frame is not None:
-            self.dropped += 1
-            metrics.stream_frames.labels("dropped").inc()
-            detect = frame.options.detect or self._frame.options.detect
-            frame = replace(frame, options=frame.options.model_copy(update={"detect": detect}))
-        self._frame = frame
-        self._filled.set()
-
-    @property
-    def empty(self) -> bool:
-        return self._frame is None
-
-    async def take(self) -> Frame:
-        await self._filled.wait()
-        frame, self._frame = self._frame, None
-        self._filled.clear()
-        assert frame is not None
-        return frame
 
 
 @router.websocket("/stream")
@@ -129,6 +73,7 @@ class Session:
         self._mailbox = Mailbox()
         self._sending = asyncio.Lock()
         self._busy = False  # with a frame
+        self._free_s = time.perf_counter()  # when all there was had been answered
         self._active_s = time.monotonic()  # when the client last said something, or was last answered
 
     async def run(self) -> NoReturn:
@@ -157,11 +102,20 @@ class Session:
             if len(data or text or "") > limit:
                 raise End(1009, f"a message may have {limit} bytes")
             if data is not None:
-                self._mailbox.put(Frame(self._frames.received, data, time.perf_counter(), self._options))
+                detect = self._options.detect or self._paused()
+                options = self._options.model_copy(update={"detect": detect})
+                self._mailbox.put(Frame(self._frames.received, data, time.perf_counter(), options))
                 self._options = self._options.model_copy(update={"detect": False})  # asked for once
                 self._frames.received += 1
             else:
                 await self._take_options(text or "")
+
+    def _paused(self) -> bool:
+        """Whether nobody can tell how far people went since the last frame: then the detector is to look.
+
+        Only the client's silence counts. Looks at what waited for a busy service would keep it busy, and waiting.
+        """
+        return not self._busy and self._mailbox.empty and time.perf_counter() - self._free_s > PAUSE_S
 
     async def _receive(self) -> Any:
         message = await self._websocket.receive()
@@ -229,7 +183,7 @@ class Session:
                 outcome = await self._answer_one(frame)
             finally:
                 metrics.stream_frames.labels(outcome).inc()
-                self._busy, self._active_s = False, time.monotonic()
+                self._busy, self._active_s, self._free_s = False, time.monotonic(), time.perf_counter()
 
     async def _answer_one(self, frame: Frame) -> str:
         """Returns the frame's label in pose_stream_frames_total. Raises End where the service is about to stop."""

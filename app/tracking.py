@@ -26,7 +26,7 @@ GRACE_S = 1.0  # how long a person keeps the id out of the answers: a walker pas
 OVERLOOKED_LIMIT = 4  # runs of the detector in a row that may overlook a person
 HOPE_SHARE = 0.5  # a newcomer under this share of min_score is not followed: each region costs a run of the network
 EMPTY_GAP_FRAMES = 3  # with nobody in the answer the detector looks at least this often
-PAUSE_S = 0.8  # after more without an answer the detector looks: how far people went on is anyone's guess
+PAUSE_S = 0.8  # after more without a frame how far people went on is anyone's guess
 VELOCITY_WEIGHT = 0.4  # share of the newest step in a track's velocity
 
 
@@ -140,19 +140,18 @@ class Tracker:
         """Send the next frame through the detector."""
         self._asked = True
 
-    def wants_detector(self, time_s: float) -> bool:
-        """Whether the next frame, of `time_s`, should go through the detector.
+    def wants_detector(self) -> bool:
+        """Whether the next frame should go through the detector.
 
-        So it is when asked, every `detect_every_frames`, after a pause, and at once when somebody is lost or nobody is
-        shown; a search that brings nobody is repeated ever less often.
+        So it is when asked, every `detect_every_frames`, and at once when somebody is lost or nobody is shown; a search
+        that brings nobody is repeated ever less often.
         """
         gap = self.detect_every_frames
         if not any(map(self._shows, self._tracks)):
             gap = min(gap, 1 + self._fruitless, EMPTY_GAP_FRAMES)
         elif any(track.lost for track in self._tracks):
             gap = min(gap, 1 + self._fruitless)
-        paused = time_s - self._answered_at_s > PAUSE_S
-        return self._asked or paused or self._frames_since_detector + 1 >= gap
+        return self._asked or self._frames_since_detector + 1 >= gap
 
     def regions(self, time_s: float, boxes_xyxy: Floats | None = None, scores: Floats | None = None) -> Regions:
         """Where to look for people at `time_s`, at most `max_regions`; those of known people come first.

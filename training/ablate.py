@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from training.ablation_table import Result, draw, markdown
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.commands import device_to_train_on, hardware, wants_amp
 from training.config import Recipe, RecipeError
-from training.data import Dataset
+from training.data import Dataset, identity
 from training.datasets import load_dataset
 from training.detector_task import DetectorTask
 from training.kept import kept_branch
@@ -49,6 +50,18 @@ class Bench:
 
     def folder(self, row: str, seed: int) -> Path:
         return self.out / row / f"seed{seed}"
+
+    @cached_property
+    def learnt_and_measured(self) -> dict[str, dict[str, str]]:
+        """Tells both splits from others, wherever they are: the text in `about` counts people and names a folder."""
+        return {"train": identity(self.train_set), "val": identity(self.val_set)}
+
+    def made(self, content: dict[str, Any]) -> bool:
+        """Whether a result.json is of this bench's data and start; older ones know the data's text alone."""
+        same = content.get("init", "") == self.about.get("init", "")
+        if "identity" in content:
+            return same and bool(content["identity"] == self.learnt_and_measured)
+        return same and bool(content["data"] == self.about["data"])
 
 
 def run_ablation(
@@ -150,8 +163,7 @@ def run_row(bench: Bench, row: Row, seed: int, before: list[Result]) -> Result:
     done = folder / "result.json"
     if done.exists():
         content = json.loads(done.read_text())
-        same = content["data"] == bench.about["data"] and content.get("init", "") == bench.about.get("init", "")
-        if recipe_from_dict(content["recipe"]) != recipe or not same:
+        if recipe_from_dict(content["recipe"]) != recipe or not bench.made(content):
             raise CheckpointError(f"{done}: is of another recipe, start or other data; choose another output folder")
         return Result(**content["result"])
     log.info("%s, seed %d: %s", row.name, seed, row.what)
@@ -170,6 +182,7 @@ def run_row(bench: Bench, row: Row, seed: int, before: list[Result]) -> Result:
     partial = done.with_suffix(".partial")
     values: dict[str, Any] = {"result": dataclasses.asdict(result), "recipe": dataclasses.asdict(recipe)}
     values.update({key: value for key, value in bench.about.items() if key in ("data", "init")})
+    values["identity"] = bench.learnt_and_measured
     partial.write_text(json.dumps(values, indent=1))
     os.replace(partial, done)
     return result

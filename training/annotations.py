@@ -4,18 +4,13 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from training.joints import COCO
-from training.pictures import DataError
+from training.person import NUM_KEYPOINTS
+from training.pictures import DataError, Entry
 
 log = logging.getLogger("okdhp.data")
-NUM_KEYPOINTS = len(COCO.names)
-BODY_SHARE = 0.53  # of a box is a person's area, where it is not given: about COCO's mean
-STRAY = 0.5  # of the box's sides: how far outside it the nearest labelled keypoint may lie
-Entry = dict[str, Any]
 
 
 class Annotations(NamedTuple):
@@ -127,49 +122,3 @@ def whole(value: object) -> int | None:
     except (ValueError, OverflowError):
         return None
     return number if abs(number) < 2**63 and (isinstance(value, str) or number == value) else None
-
-
-def completed(annotation: Entry) -> Entry:
-    """An annotation of a box alone has no labelled keypoint; one without an area has BODY_SHARE of its box.
-
-    A crowd's keypoints are nobody's.
-    """
-    keypoints = annotation.get("keypoints")
-    if not keypoints or annotation.get("iscrowd"):
-        keypoints = [0.0] * (3 * NUM_KEYPOINTS)
-    elif isinstance(keypoints, list) and all(isinstance(point, list) for point in keypoints):
-        keypoints = [number for point in keypoints for number in point]
-    area, box = annotation.get("area"), annotation.get("bbox")
-    if area is None and isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box):
-        area = BODY_SHARE * box[2] * box[3]
-    return annotation | {"keypoints": keypoints, "area": area}
-
-
-def annotation_fault(annotation: Entry, size_wh: tuple[int, int]) -> str | None:
-    """Why a `completed` annotation cannot be trained on, or None.
-
-    Labelled keypoints may lie up to 10% outside the picture, and one of them must be near the box.
-    """
-    try:
-        keypoints = np.array(annotation["keypoints"], dtype=np.float64)
-        numbers = np.array([*annotation.get("bbox", []), annotation["area"]], dtype=np.float64)
-    except (TypeError, ValueError):
-        return "bbox, area or keypoints are not all numbers"
-    if keypoints.shape != (3 * NUM_KEYPOINTS,):
-        return f"expected {3 * NUM_KEYPOINTS} keypoint numbers, got {'x'.join(map(str, keypoints.shape))}"
-    if len(numbers) != 5 or not np.isfinite([*numbers, *keypoints]).all():
-        return "bbox, area or keypoints are missing or not finite"
-    x, y, w, h, area = numbers.tolist()
-    if min(w, h) < 1 or area <= 0:
-        return f"its box is {w:g} x {h:g} pixels, its area {area:g}"
-    if x + w <= 0 or y + h <= 0 or x >= size_wh[0] or y >= size_wh[1]:
-        return "its box lies outside the picture"
-    points = keypoints.reshape(-1, 3)
-    points = points[points[:, 2] > 0, :2]
-    if not len(points):
-        return None
-    parts = points / size_wh
-    if parts.min() < -0.1 or parts.max() > 1.1:
-        return "a labelled keypoint lies far outside the picture"
-    near = np.abs(points - (x + w / 2, y + h / 2)) <= np.array([w, h]) * (0.5 + STRAY)
-    return None if near.all(1).any() else "none of its labelled keypoints is near its box"

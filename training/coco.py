@@ -1,5 +1,6 @@
 """COCO's folder layout and result format."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ def find_split(folder: Path, name: str) -> Split:
     images/NAME2017/); of several years the latest. Where there is neither, ours is what a reader misses.
     """
     ours = Split(folder / f"{name}.json", folder / "images", name)
-    official = sorted((folder / "annotations").glob(f"person_keypoints_{name}*.json"))
+    called = re.compile(rf"person_keypoints_{re.escape(name)}\d*\.json")  # a year alone: trainval2017 is not train's
+    official = sorted(path for path in (folder / "annotations").glob("*.json") if called.fullmatch(path.name))
     if ours.annotations.exists() or not official:
         return ours
     split = official[-1].stem.removeprefix("person_keypoints_")

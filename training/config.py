@@ -122,7 +122,7 @@ class Recipe:
     kd_weight: float = 2.0
     unlabelled_weight: float = 0.0  # in the KL from the teachers: of keypoints that they see and nobody labelled
     kd_ramp: float = 0.6  # share of the run over which the KL's weight rises to kd_weight
-    temperature: float = 0.1
+    temperature: float = 0.1  # of the softmax in the KL from whoever teaches; the annotation's has its own
     box_weight: float = 2.0
     region_share: float = 0.0  # of a batch of poses that are a detector's proposals, from which box heads learn
     evaluate_every: int = 1  # epochs from one evaluation and checkpoint to the next; after the last there is one too

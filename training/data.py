@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.annotations import NUM_KEYPOINTS, annotation_fault, completed, read_annotations
+from training.annotations import read_annotations
 from training.coco import find_split
 from training.joints import COCO, JointSet
+from training.person import NUM_KEYPOINTS, box_fault, completed, keypoints_fault, without_keypoints
 from training.pictures import DataError, Pictures, open_pictures, say_left_out
 
+log = logging.getLogger("okdhp.data")
 PARTIAL_SOURCES = ("lspet",)  # in whose pictures only one of possibly several people is annotated
 
 
@@ -99,7 +102,8 @@ def load_coco(
 ) -> Dataset:
     """Read `name` of a COCO-format folder (`training.coco.find_split` says where).
 
-    A broken picture or annotation is named in the log and left out. `limit` takes the first so many pictures of a
+    A broken picture or annotation is named in the log and left out; a person whose keypoints alone are broken stays as
+    one of a box alone. `limit` takes the first so many pictures of a
     shuffled list (for tests and trials). keep: where the pictures are, as `open_pictures` has it. held_out: above 0,
     only the pictures that training with this holdout keeps aside. Raises DataError when the folder has nothing to use.
     """
@@ -123,10 +127,13 @@ def _people(annotations: list[dict[str, Any]], slot: dict[int, int], sources: np
     for annotation in annotations:
         picture, person = slot[annotation["image_id"]], completed(annotation)
         width, height = sizes[picture].tolist()
-        if fault := annotation_fault(person, (width, height)):
+        if fault := box_fault(person, (width, height)):
             faults.append(f"annotation {person['id']}: {fault}")
-        else:
-            rows.append((picture, person))
+            continue
+        if fault := keypoints_fault(person, (width, height)):  # left out whole, who is there would be background
+            faults.append(f"keypoints of annotation {person['id']}, whose box is kept: {fault}")
+            person = without_keypoints(person)
+        rows.append((picture, person))
     say_left_out(faults)
     pictures = np.array([picture for picture, _ in rows], dtype=np.int64)
     table = np.array([a["keypoints"] for _, a in rows], dtype=np.float32).reshape(-1, NUM_KEYPOINTS, 3)

@@ -24,6 +24,7 @@ from training.kept import kept_branch, last_scores
 from training.pictures import DataError
 from training.pose_task import predict, scored
 from training.restore import joints_of, restore
+from training.together import put_together
 
 log = logging.getLogger("okdhp.export")
 
@@ -61,28 +62,29 @@ def run_export(
     held = _held_out(data, recipe.holdout) if data is not None else None
     calibration = _calibration(model, kept, held, size_hw) if recipe.task == "pose" else None
     deployed = deploy(copy.deepcopy(model).eval(), kept, recipe.task, joints_of(content).sigmas, calibration)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    export_onnx(deployed, size_hw, out, half)
-    card = {
-        "name": recipe.name,
-        "version": version,
-        **_deployed_file(out, size_hw, recipe.task),
-        "keypoints": list(joints_of(content).names) if recipe.task == "pose" else [],
-        **cost(deployed, size_hw),
-        "branch": kept,
-        **_training(content, recipe),
-        "calibration": dataclasses.asdict(calibration) if calibration else None,
-        "scores": {},
-        "recipe": dataclasses.asdict(recipe),
-    }
-    if half:
-        card["precision"] = "float16 weights"
-    if recipe.task == "detector" and held is not None:
-        card["min_score"] = candidates_threshold(load_network(out), held)
-    if val is not None:
-        card["scores"] = scores_of(out, recipe.task, val)
-    out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
-    save_checkpoint(out.with_suffix(".pt"), slim(content, kept))
+    with put_together(out.parent) as folder:  # a card that is of another file would be believed
+        draft = folder / out.name
+        export_onnx(deployed, size_hw, draft, half)
+        card = {
+            "name": recipe.name,
+            "version": version,
+            **_deployed_file(draft, size_hw, recipe.task),
+            "keypoints": list(joints_of(content).names) if recipe.task == "pose" else [],
+            **cost(deployed, size_hw),
+            "branch": kept,
+            **_training(content, recipe),
+            "calibration": dataclasses.asdict(calibration) if calibration else None,
+            "scores": {},
+            "recipe": dataclasses.asdict(recipe),
+        }
+        if half:
+            card["precision"] = "float16 weights"
+        if recipe.task == "detector" and held is not None:
+            card["min_score"] = candidates_threshold(load_network(draft), held)
+        if val is not None:
+            card["scores"] = scores_of(draft, recipe.task, val)
+        draft.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+        save_checkpoint(draft.with_suffix(".pt"), slim(content, kept))
     return card
 
 

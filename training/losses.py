@@ -25,6 +25,10 @@ class Heatmaps:
     def __init__(self, maps: Tensor, temperature: float) -> None:
         self.maps, self.temperature = maps.float(), temperature
 
+    def at(self, temperature: float) -> "Heatmaps":
+        """The same maps at `temperature`: where that is their own these very ones, with what was taken of them."""
+        return self if temperature == self.temperature else Heatmaps(self.maps, temperature)
+
     @cached_property
     def log_p(self) -> Tensor:
         """Log-probability of each pixel, (B, K, H*W)."""

@@ -29,6 +29,9 @@ from training.targets import keypoint_heatmaps
 log = logging.getLogger("okdhp.train")
 MIN_TRAINED_POINTS, MIN_TRAINED_HEIGHT_PX = 3, 32
 EVALUATION_BATCH = 64
+# Of the softmax of the annotation's KL, which drawn bells need whatever the teachers' `temperature`: at 1 a bell of
+# height 1 among thousands of pixels is all but even, and says nothing of where the keypoint is.
+ANNOTATION_TEMPERATURE = 0.1
 SHOWN = 8  # held-out people drawn for TensorBoard
 
 
@@ -103,7 +106,7 @@ class PoseTask:
             branch = outputs.branches.get(name)  # None for a shared stack
             terms[f"mse/{name}"] = torch.stack([heatmap_mse(maps, target, weight) for maps in heatmaps]).sum()
             if branch is not None and recipe.hard_kl_weight > 0:
-                hard = [pixelwise_kl(maps, target, visible) for maps in heatmaps]
+                hard = [pixelwise_kl(maps.at(ANNOTATION_TEMPERATURE), target, visible) for maps in heatmaps]
                 terms[f"hard_kl/{name}"] = recipe.hard_kl_weight * torch.stack(hard).sum()
             if teachers := soft.get(name):
                 taught = visible
@@ -131,7 +134,7 @@ class PoseTask:
         counts = labelled + self.recipe.absent_weight * targets["absent"]
         present, sigma = inside & targets["labelled"], self.sigma(stage, stride)
         maps = keypoint_heatmaps(points, present, (stage.height, stage.width), stride, sigma)
-        return Heatmaps(maps, self.recipe.temperature), counts, labelled * inside
+        return Heatmaps(maps, ANNOTATION_TEMPERATURE), counts, labelled * inside
 
     def answered(self, targets: dict[str, Tensor], stage: Stage, height: int) -> Tensor:
         """What a teacher who was asked once would say of these crops, as heatmaps `height` cells high."""

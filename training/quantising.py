@@ -1,7 +1,6 @@
 """`okdhp quantize`: a deployed network in 8-bit integers, for CPUs that have instructions for them."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from training.datasets import load_dataset
 from training.evaluate import letterboxed, load_network, person_crop
 from training.exporting import check_ending, scores_of
 from training.pictures import DataError
+from training.together import put_together
 
 QUANTISED = ["Conv", "Relu", "Add", "Resize"]
 
@@ -43,40 +43,39 @@ def run_quantise(path: Path, out: Path, data: Path, pictures: int) -> dict[str, 
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in onnx.load(str(path)).graph.node):
         raise DataError(f"{path}: has integer convolutions already; quantize the file that it was made of")
     val, train = load_dataset(data, "val"), load_dataset(data, "train", limit=pictures)
-    with tempfile.TemporaryDirectory() as folder:
-        small = Path(folder) / "small.onnx"
-        _quantise(path, small, inputs(card["task"], train, size_wh))
+    with put_together(out.parent) as folder:
+        draft = folder / out.name
+        _quantise(path, draft, inputs(card["task"], train, size_wh))
         card |= {
             "file": out.name,
-            "sha256": sha256(small),
-            "precision": f"int8 (QDQ), from {pictures} pictures of train",
+            "sha256": sha256(draft),
+            "precision": f"int8 (QDQ), from {len(train.pictures)} pictures of train",
+            "scores": scores_of(draft, card["task"], val),
         }
-        card["scores"] = scores_of(small, card["task"], val)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(small, out)  # whole: what failed before has left nothing behind
-    out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+        draft.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
     return card
 
 
 def _quantise(path: Path, out: Path, pictures: Iterator[np.ndarray]) -> None:
     """Raises DataError for what the quantiser cannot do."""
-    prepared = out.with_name("prepared.onnx")
     try:
-        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-        graph = onnx.load(str(prepared))
-        quantize_static(
-            str(prepared),
-            str(out),
-            Inputs(graph.graph.input[0].name, pictures),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=QUANTISED,
-            nodes_to_exclude=after_the_features(graph),
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            prepared = Path(folder) / "prepared.onnx"
+            quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+            graph = onnx.load(str(prepared))
+            quantize_static(
+                str(prepared),
+                str(out),
+                Inputs(graph.graph.input[0].name, pictures),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=QUANTISED,
+                nodes_to_exclude=after_the_features(graph),
+                per_channel=True,
+                reduce_range=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
     except (DataError, OSError):
         raise
     except Exception as error:  # ONNX Runtime's errors have no common type

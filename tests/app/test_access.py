@@ -48,6 +48,15 @@ def test_the_rate_limit_refills_with_time() -> None:
         limit.take("a", now_s=1)
 
 
+def test_who_was_silent_for_an_hour_may_not_ask_an_hour_s_worth_at_once() -> None:
+    limit = RateLimit(2)
+    limit.take("a", now_s=0)
+    for _ in range(2):
+        limit.take("a", now_s=3600)
+    with pytest.raises(RateLimited):
+        limit.take("a", now_s=3600)
+
+
 def test_coming_back_when_told_works() -> None:
     limit = RateLimit(1)
     limit.take("a", now_s=0)
@@ -62,6 +71,19 @@ def test_made_up_clients_do_not_fill_the_memory() -> None:
     for number in range(1000):
         limit.take(str(number), now_s=0)
     assert len(limit._buckets) == 10
+
+
+def test_made_up_clients_push_out_whoever_did_not_ask_for_longest_and_neither_the_newest_nor_who_keeps_asking() -> None:
+    limit = RateLimit(1, max_clients=2)
+    for client in "ab":
+        limit.take(client, now_s=0)
+    with pytest.raises(RateLimited):
+        limit.take("a", now_s=0)
+    limit.take("c", now_s=0)
+    for client in "ac":
+        with pytest.raises(RateLimited):
+            limit.take(client, now_s=0)
+    limit.take("b", now_s=0)
 
 
 def test_zero_means_no_limit() -> None:

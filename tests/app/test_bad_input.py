@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from serving import Server, encoded, picture, running
+from streams import eventually
 from test_images import png_claiming
 
 from app.settings import Settings
@@ -157,6 +159,14 @@ def test_a_body_over_the_limit_is_refused_whatever_it_claims(tiny_models: dict[s
             assert_problem(server.client.post("/pose", json={"image": text}), 413)
 
 
+def test_a_body_that_claims_too_much_is_refused_before_it_is_sent(tiny_models: dict[str, Path]) -> None:
+    with running(settings(tiny_models, max_body_bytes=10_000, body_timeout_s=1.0)) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(b"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Length: 10001\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 413")
+
+
 def test_keys_are_asked_for_where_they_are_set(tiny_models: dict[str, Path]) -> None:
     with running(settings(tiny_models, api_keys=("first", "second"))) as server:
         for headers in ({}, {"x-api-key": "third"}, {"authorization": "Bearer fi"}, {"authorization": "Basic first"}):
@@ -179,6 +189,13 @@ def test_a_client_that_asks_too_often_is_told_when_to_come_back(tiny_models: dic
         assert 1 <= int(answers[-1].headers["retry-after"]) <= 21
         assert server.metric("pose_rejected_total", reason="rate_limited") >= 2
         assert server.client.get("/livez").status_code == 200
+
+
+def test_two_keys_behind_one_address_have_a_limit_each(tiny_models: dict[str, Path]) -> None:
+    with running(settings(tiny_models, api_keys=("first", "second"), rate_limit_per_minute=1)) as server:
+        asked = [{"x-api-key": key} for key in ("first", "second", "first")]
+        answers = [server.client.post("/pose", content=PERSON, headers=headers) for headers in asked]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
 
 
 class Held:
@@ -258,11 +275,20 @@ def test_bodies_of_all_requests_are_held_up_to_a_limit(tiny_models: dict[str, Pa
         head = f"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(PERSON)}\r\n\r\n"
         with socket.create_connection((host, int(port))) as slow:
             slow.sendall(head.encode() + PERSON[:200])
-            while (refused := server.client.post("/pose", content=PERSON)).status_code == 200:
-                threading.Event().wait(0.01)  # the slow one's bytes are not there yet
+            refused = first_answer(server, unlike=200)  # until the slow one's bytes are there
             assert_problem(refused, 503)
             assert "retry-after" in refused.headers
             assert server.client.get("/livez").status_code == 200
-        while (answer := server.client.post("/pose", content=PERSON)).status_code == 503:
-            threading.Event().wait(0.01)  # its bytes are still counted
-        assert answer.status_code == 200
+        assert first_answer(server, unlike=503).status_code == 200  # until its bytes are no longer counted
+
+
+def first_answer(server: Server, unlike: int) -> httpx.Response:
+    """The first answer of another status, or after 20 seconds the last one."""
+    answers = list[httpx.Response]()
+
+    def another() -> bool:
+        answers.append(server.client.post("/pose", content=PERSON))
+        return answers[-1].status_code != unlike
+
+    eventually(another)
+    return answers[-1]

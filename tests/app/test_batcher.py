@@ -275,39 +275,6 @@ async def test_no_items_have_no_results() -> None:
     await queue.close()
 
 
-def slow(sizes: list[int], lasts_s: Callable[[int], float]) -> Callable[[list[int]], list[int]]:
-    """A network whose run of so many items, noted in `sizes`, lasts so long."""
-
-    def run(items: list[int]) -> list[int]:
-        sizes.append(len(items))
-        time.sleep(lasts_s(len(items)))
-        return items
-
-    return run
-
-
-@asynchronous
-async def test_where_items_take_long_a_run_gets_as_few_as_end_in_time() -> None:
-    sizes: list[int] = []
-    queue = batcher(slow(sizes, lambda count: 0.03 * count), max_batch=16, max_run_ms=100)
-    await queue.submit_all(range(80))
-    assert sizes[0] == 16 and max(sizes[5:]) <= 3
-    await queue.close()
-
-
-@asynchronous
-async def test_where_only_a_run_takes_long_and_not_its_items_batches_are_full() -> None:
-    sizes: list[int] = []
-    queue = batcher(slow(sizes, lambda count: 0.05), max_batch=16, max_run_ms=400)
-    for _ in range(9):  # alone, an item seems to take as long as a run
-        await queue.submit(1)
-    assert queue._most < 16
-    for _ in range(9):
-        await queue.submit_all(range(16))
-    assert sizes[-3:] == [16, 16, 16]
-    await queue.close()
-
-
 @asynchronous
 async def test_items_of_a_stream_do_not_wait_behind_all_others() -> None:
     gate = Gate(closed=True)

@@ -1,11 +1,13 @@
 """How an HTTP connection ends whose request never comes; the end that the client sees is the socket's own."""
 
+import asyncio
 import select
 import socket
 import struct
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from serving import Server, encoded, picture, running
 from streams import eventually, held_poses
@@ -146,3 +148,25 @@ def test_a_client_who_leaves_after_pipelined_requests_is_no_internal_error(
         assert eventually(lambda: bool(caplog.records))
         server.client.get("/livez")
     assert {record.message for record in caplog.records} == {"request"}
+
+
+def test_of_a_connection_s_requests_only_the_last_is_kept_once_all_are_answered(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, begin = list[HttpProtocol](), HttpProtocol.connection_made
+
+    def noted(protocol: HttpProtocol, transport: asyncio.Transport) -> None:
+        made.append(protocol)
+        begin(protocol, transport)
+
+    monkeypatch.setattr(HttpProtocol, "connection_made", noted)
+    with connected(server) as connection:
+        for _ in range(5):
+            answered(connection, REQUEST + b"\r\n")
+        (protocol,) = made
+        assert len(protocol._cycles) == 1
+
+
+def test_a_large_body_is_not_taken_for_a_long_header(server: Server) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+    assert server.client.post("/pose", content=encoded(noise)).status_code == 200

@@ -1,5 +1,6 @@
 """Loading, choosing a provider, running; networks of our own make and of others."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from serving import picture
 from app.engine import Engine, available_cpus, buckets
 from app.errors import ModelError, StartError
 from app.models import DetectorNetwork, PoseNetwork, decode_heatmaps, decode_simcc
+from app.pipeline import Pipeline
+from app.settings import Settings
 
 CROP = picture(*tiny.CROP_WH, boxes=((20, 30, 28, 34),))
 CROP_MIDDLE = (24.0, 32.0)
@@ -87,6 +90,13 @@ def test_a_failing_run_is_our_error_and_the_next_one_works(tiny_models: dict[str
 
 def test_at_least_one_cpu_is_available() -> None:
     assert available_cpus() >= 1
+
+
+def test_both_networks_use_as_many_threads_as_the_operator_says(tiny_models: dict[str, Path]) -> None:
+    threads = available_cpus() + 1
+    pipeline = Pipeline(Settings(provider="cpu", intra_op_threads=threads, **tiny_models))  # type: ignore[arg-type]
+    for network in pipeline.networks.values():
+        assert network.engine._session.get_session_options().intra_op_num_threads == threads
 
 
 def test_our_own_pose_file_gives_keypoints_in_crop_pixels(tiny_models: dict[str, Path]) -> None:
@@ -174,6 +184,17 @@ def test_a_model_card_that_is_no_json_object_stops_the_start(tmp_path: Path) -> 
         path.with_suffix(".json").write_text(text)
         with pytest.raises(StartError, match=r"pose\.json"):
             PoseNetwork(Engine(path, provider="cpu"))
+
+
+def test_a_model_card_of_another_file_is_not_believed(tmp_path: Path) -> None:
+    path = tiny.make_detector(tmp_path / "detector.onnx")
+    card = path.with_suffix(".json")
+    card.write_text(json.dumps({"name": "mine", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}))
+    assert DetectorNetwork(Engine(path, provider="cpu")).name == "mine"
+    card.write_text(json.dumps({"name": "mine", "sha256": "0" * 64}))
+    with pytest.raises(StartError) as stopped:
+        DetectorNetwork(Engine(path, provider="cpu"))
+    assert str(stopped.value) == f"{card}: is of another file than detector.onnx: export again, or delete this card"
 
 
 def test_the_detectors_card_sets_its_threshold(tmp_path: Path) -> None:

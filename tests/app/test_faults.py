@@ -126,12 +126,16 @@ def test_of_a_rush_only_a_few_pictures_are_decoded_at_a_time_and_all_are_answere
         assert pipeline._places._small.free == places
 
 
+@pytest.mark.parametrize("failing, other, asked", [
+    ("pose", "detector", "/readyz"), ("detector", "pose", "/v2/models/detector/ready"),
+])  # fmt: skip
 def test_a_failing_network_is_a_500_without_internals_and_later_unready(
-    tiny_models: dict[str, Path], caplog: pytest.LogCaptureFixture
+    tiny_models: dict[str, Path], caplog: pytest.LogCaptureFixture, failing: str, other: str, asked: str
 ) -> None:
     with running(settings(tiny_models)) as server:
-        assert server.metric("pose_ready", model="pose") == 1
-        batcher = server.app.state.pipeline._pose.batcher
+        assert server.metric("pose_ready", model=failing) == 1
+        pipeline = server.app.state.pipeline
+        batcher = {"pose": pipeline._pose, "detector": pipeline._detect}[failing].batcher
         run = batcher._run
 
         def fail(items: Any) -> Any:
@@ -144,16 +148,25 @@ def test_a_failing_network_is_a_500_without_internals_and_later_unready(
                 assert_problem(answer, 500)
                 assert "secret" not in answer.text
         failures = [vars(record) for record in caplog.records if record.message == "a network failed"]
-        assert [(line["model"], line["in_a_row"]) for line in failures] == [("pose", 1), ("pose", 2), ("pose", 3)]
+        assert [(line["model"], line["in_a_row"]) for line in failures] == [(failing, 1), (failing, 2), (failing, 3)]
         assert "secret path /root" in failures[0]["why"] and failures[0]["exc_info"]
-        assert (server.metric("pose_ready", model="pose"), server.metric("pose_ready", model="detector")) == (0, 1)
+        assert (server.metric("pose_ready", model=failing), server.metric("pose_ready", model=other)) == (0, 1)
         assert server.client.get("/readyz").status_code == 503
-        assert server.client.get("/v2/models/pose/ready").status_code == 503
-        assert server.client.get("/v2/models/detector/ready").status_code == 200
+        assert server.client.get(f"/v2/models/{failing}/ready").status_code == 503
+        assert server.client.get(f"/v2/models/{other}/ready").status_code == 200
         batcher._run = run  # an unready service is sent no pictures: asking whether it is ready must do
-        assert server.client.get("/readyz").status_code == 200
-        assert server.metric("pose_ready", model="pose") == 1
+        assert server.client.get(asked).status_code == 200
+        assert server.metric("pose_ready", model=failing) == 1
         assert server.client.post("/pose", content=PERSON).status_code == 200
+
+
+def test_asking_whether_it_is_ready_costs_a_working_network_no_run(server: Server) -> None:
+    def runs() -> list[float]:
+        return [server.metric("pose_batch_size_count", model=model) for model in ("pose", "detector")]
+
+    before = runs()
+    assert server.client.get("/readyz").status_code == 200
+    assert runs() == before
 
 
 def test_a_client_that_leaves_in_the_middle_harms_nobody(server: Server) -> None:
@@ -175,6 +188,7 @@ def test_the_picture_of_a_client_that_left_is_not_worked_on(tiny_models: dict[st
         assert held.began.wait(30)
         crops = server.metric("pose_batch_size_sum", model="pose")
         left = server.metric("pose_rejected_total", reason="disconnected")
+        requests = server.metric("pose_requests_total", endpoint="/pose", code="499")
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
             head = f"POST /pose HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(PERSON)}\r\n\r\n"
@@ -188,6 +202,7 @@ def test_the_picture_of_a_client_that_left_is_not_worked_on(tiny_models: dict[st
         assert answers[0].status_code == 200
         assert server.client.post("/pose", content=PERSON).status_code == 200
         assert server.metric("pose_batch_size_sum", model="pose") - crops == 2
+        assert server.metric("pose_requests_total", endpoint="/pose", code="499") == requests + 1
 
 
 def test_a_body_that_never_ends_is_given_up(tiny_models: dict[str, Path]) -> None:

@@ -97,8 +97,10 @@ def test_an_impossible_orientation_is_ignored(orientation: int) -> None:
     assert_alike(decode(saved(scene(), "PNG", exif=exif), max_pixels=LIMIT), scene())
 
 
-def test_damaged_exif_is_ignored() -> None:
-    data = saved(scene(), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\xff\xff\xff\xff", b"nonsense"])
+@pytest.mark.parametrize("format, options", [("JPEG", {"quality": 95}), ("PNG", {}), ("WEBP", {"lossless": True})])
+def test_damaged_exif_is_ignored(format: str, options: dict[str, object], exif: bytes) -> None:
+    data = saved(scene(), format, exif=exif, **options)
     assert_alike(decode(data, max_pixels=LIMIT), scene(), tolerance=6)
 
 

@@ -37,6 +37,17 @@ def test_what_has_not_happened_yet_counts_zero(tiny_models: dict[str, Path]) -> 
         assert f"pose_{sample} 0.0\n" in text
 
 
+def test_each_wait_and_each_run_is_timed_under_its_own_name(server: Server) -> None:
+    def timed() -> dict[tuple[str, str], float]:
+        waits = [("queue", of) for of in ("place", "pose room", "detector room", "pose", "detector")]
+        runs = [("inference", "pose"), ("inference", "detector")]
+        return {(what, of): server.metric(f"pose_{what}_duration_seconds_count", model=of) for what, of in waits + runs}
+
+    before = timed()
+    assert server.client.post("/pose", content=PICTURE).status_code == 200
+    assert timed() == {each: count + 1 for each, count in before.items()}
+
+
 def test_the_time_of_a_request_begins_with_its_last_byte(server: Server) -> None:
     def slowly() -> Iterator[bytes]:
         yield PICTURE[:100]

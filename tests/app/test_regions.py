@@ -27,7 +27,7 @@ def test_the_region_does_not_shrink_away_when_limbs_are_badly_seen():
     tracker, world = Tracker(detect_every_frames=1000), World(walker, noise_px=2)
     for index in range(200):
         time_s = index / FPS
-        found = world.detect(time_s) if tracker.wants_detector(time_s) else (None, None)
+        found = world.detect(time_s) if tracker.wants_detector() else (None, None)
         regions = tracker.regions(time_s, *found)
         keypoints, scores = world.poses(time_s, regions.boxes_xyxy)
         scores[:, 9 + index % 8] = 0.1  # another wrist, hip, knee or ankle each time
@@ -103,4 +103,4 @@ def test_asking_for_regions_changes_nothing():
     first = tracker.regions(0.1, *world.detect(0.1))
     again = tracker.regions(0.1, *world.detect(0.1))
     assert np.array_equal(first.boxes_xyxy, again.boxes_xyxy)
-    assert not tracker.wants_detector(0.1)
+    assert not tracker.wants_detector()

@@ -7,6 +7,7 @@ from test_batcher import asynchronous
 
 from app.errors import Overloaded
 from app.room import LATE, Room
+from app.turns import LIVE
 
 
 def room(size: int = 10, max_waiting: int = 100) -> Room:
@@ -108,6 +109,17 @@ async def test_a_line_that_is_too_long_refuses_at_once() -> None:
     await second.leave()
 
 
+@asynchronous
+async def test_a_line_of_pictures_that_is_full_has_a_place_for_a_stream_s_frame() -> None:
+    where = room(1, max_waiting=1)
+    first, second = await guests(where, 1, 1)
+    LIVE.set(True)
+    (frame,) = await guests(where, 1)
+    assert not frame.task.done()
+    for guest in (first, frame, second):
+        await guest.leave()
+
+
 async def known_stay(where: Room, stay_s: float) -> None:
     """Let a whole roomful stay for `stay_s` or longer."""
     async with where.take(10):
@@ -142,6 +154,30 @@ async def test_who_could_be_in_time_and_no_longer_can_is_told_when_that_is_known
     await settled()
     assert behind.inside, "the room that it would have taken in vain is another's"
     await behind.leave()
+
+
+@asynchronous
+async def test_what_a_small_guest_s_stay_says_of_a_roomful_s_counts_by_its_size() -> None:
+    where, now = room(10), asyncio.get_running_loop().time
+    where._stay_s = 3600.0
+    async with where.take(1):
+        pass
+    (inside,) = await guests(where, 10)
+    with pytest.raises(Overloaded, match=LATE):
+        await Guest(where, 10, now() + 1800).task
+    await inside.leave()
+
+
+@asynchronous
+async def test_who_waits_though_some_room_is_free_is_expected_to_need_only_the_rest() -> None:
+    where, now = room(10), asyncio.get_running_loop().time
+    where._stay_s = 1000.0
+    (inside,) = await guests(where, 6)
+    large = Guest(where, 8, now() + 1600)  # 4 of 10 must leave before its own 1000 s begin
+    await settled()
+    assert not large.task.done()
+    await inside.leave()
+    await large.leave()
 
 
 @asynchronous

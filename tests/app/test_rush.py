@@ -147,6 +147,19 @@ def test_looks_that_find_no_room_in_the_queue_wait_uncut_and_all_are_answered(ti
         assert [answer.status_code for answer in answers] == [200] * 6
 
 
+def test_no_more_crops_are_cut_than_are_soon_run(tiny_models: dict[str, Path]) -> None:
+    """Cut ones are memory, and all in one queue they would all be late together."""
+    with running(settings(tiny_models, max_batch=1, max_people=4, tiles=1, max_tiles=1)) as server:
+        answers = list[Any]()
+        with held_poses(server) as held:
+            count = server.app.state.pipeline.workers.count + 2
+            threads = clients(server, count, answers, PERSON, "?boxes=" + ";".join(["20,20,44,70"] * 4))
+            assert held.entered.wait(20) and eventually(lambda: in_line(server, "pose room") > 0)
+        for thread in threads:
+            thread.join()
+        assert [answer.status_code for answer in answers] == [200] * count
+
+
 # --- where the time went ---------------------------------------------------------------------------------------------
 
 LEAST_MS = 100.0
@@ -190,6 +203,20 @@ def test_the_wait_for_a_place_counts_as_queue_and_the_parts_never_exceed_the_who
         assert max(one["queue"] for one in spent) >= LEAST_MS
         for one in spent:
             assert sum(ms for stage, ms in one.items() if stage != "total") <= one["total"] + 0.03  # as rounded
+
+
+def test_the_wait_for_room_in_a_network_s_queue_counts_as_queue(tiny_models: dict[str, Path]) -> None:
+    with running(settings(tiny_models, max_waiting=1, max_people=1, tiles=1, max_tiles=1)) as server:
+        answers = list[Any]()
+        with held_poses(server) as held:
+            threads = clients(server, 1, answers, PERSON)
+            assert held.entered.wait(20)
+            threads += clients(server, 1, answers, PERSON)
+            assert eventually(lambda: in_line(server, "pose room") == 1)
+            threading.Event().wait(LEAST_MS / 1e3)
+        for thread in threads:
+            thread.join()
+        assert max(answer.json()["timing_ms"]["queue"] for answer in answers) >= LEAST_MS
 
 
 @pytest.mark.parametrize("query", ["", "?boxes=20,20,44,70"], ids=["detected", "boxes given"])

@@ -54,6 +54,22 @@ def test_the_detector_rests_while_everyone_is_followed_and_runs_when_asked(serve
     assert detected == [True, False, False, True, False, False]
 
 
+def test_the_detector_looks_after_a_silence_of_the_client_but_not_because_the_service_was_slow(serve, monkeypatch):
+    """Else streams that wait for one another would send every frame through the detector, and wait for ever."""
+    monkeypatch.setattr("app.stream.PAUSE_S", 0.0)  # any silence is one
+    server = serve(stream_detect_every_frames=1000)
+    with open_stream(server) as stream:
+        detected = [ask(stream, ONE)["timing_ms"]["detect"] > 0 for _ in range(2)]
+        with held_poses(server) as held:
+            stream.send(ONE)
+            assert held.entered.wait(20)
+            stream.send(ONE)
+            assert "error" in ask(stream, {"tiles": 99}), "what was sent before this has been received"
+        detected += [answer(stream)["timing_ms"]["detect"] > 0 for _ in range(2)]
+        detected += [ask(stream, ONE)["timing_ms"]["detect"] > 0]
+    assert detected == [True, True, True, False, True]
+
+
 def test_a_large_frame_is_looked_at_in_tiles_when_the_client_or_the_service_says_so(server, serve):
     frame = encoded(picture(1600, 1600, boxes=IN_CORNERS), ".jpg")
 

@@ -39,12 +39,24 @@ def test_allowed_origins_may_open_streams(serve):
         assert len(ask(stream, ONE)["people"]) == 1
 
 
-def test_a_missing_or_wrong_key_closes_with_1008(serve):
+def test_behind_a_proxy_that_names_the_scheme_s_own_port_the_page_is_still_the_service_s_own(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    socket_of_ours = socket.create_connection((host, int(port)))
+    with connect("ws://pose.example:443/stream", sock=socket_of_ours, origin="https://pose.example") as stream:
+        assert len(ask(stream, ONE)["people"]) == 1
+
+
+def test_a_missing_or_wrong_key_closes_with_1008_and_is_counted(serve):
     server = serve(api_keys="secret")
-    subprotocols = ["pose.v1", "pose.key." + base64.urlsafe_b64encode(b"wrong").decode().rstrip("=")]
-    for options in ({}, {"additional_headers": {"X-API-Key": "wrong"}}, {"subprotocols": subprotocols}):
+    wrong = "pose.key." + base64.urlsafe_b64encode(b"wrong").decode().rstrip("=")
+    no_base64, no_text = "pose.key.a", "pose.key._w"
+    ways = [{}, {"additional_headers": {"X-API-Key": "wrong"}}]
+    ways += [{"subprotocols": ["pose.v1", key]} for key in (wrong, no_base64, no_text)]
+    counted = server.metric("pose_rejected_total", reason="unauthorized")
+    for number, options in enumerate(ways, start=1):
         with open_stream(server, **options) as stream:
             assert close_of(stream)[0] == 1008
+        assert server.metric("pose_rejected_total", reason="unauthorized") == counted + number
 
 
 def test_a_key_is_taken_from_a_header_or_from_a_subprotocol(serve):
@@ -57,13 +69,16 @@ def test_a_key_is_taken_from_a_header_or_from_a_subprotocol(serve):
         assert len(ask(stream, ONE)["people"]) == 1
 
 
-def test_too_many_streams_close_with_1013_and_room_is_made_by_leaving(serve):
-    server = serve(stream_max_sessions_per_address=2)
+@pytest.mark.parametrize("limit", ["stream_max_sessions", "stream_max_sessions_per_address"])
+def test_too_many_streams_close_with_1013_and_room_is_made_by_leaving(serve, limit):
+    server = serve(**{limit: 2})
+    refused = server.metric("pose_rejected_total", reason="sessions")
     with open_stream(server) as first, open_stream(server) as second:
         ask(first, ONE), ask(second, ONE)
         assert server.metric("pose_stream_sessions") == 2
         with open_stream(server) as third:
             assert close_of(third)[0] == 1013
+    assert server.metric("pose_rejected_total", reason="sessions") == refused + 1
     assert eventually(lambda: server.metric("pose_stream_sessions") == 0)
     with open_stream(server) as stream:
         assert len(ask(stream, ONE)["people"]) == 1
@@ -74,6 +89,15 @@ def test_streams_count_against_the_rate_limit(serve):
     with open_stream(server) as first, open_stream(server) as second:
         ask(first, ONE)
         assert close_of(second)[0] == 1013
+
+
+def test_two_keys_behind_one_address_may_open_a_stream_each(serve):
+    server = serve(api_keys="first,second", rate_limit_per_minute=1)
+    ways = [{"additional_headers": {"X-API-Key": key}} for key in ("first", "second", "first")]
+    with ExitStack() as streams:
+        first, second, third = (streams.enter_context(open_stream(server, **way)) for way in ways)
+        ask(first, ONE), ask(second, ONE)
+        assert close_of(third)[0] == 1013
 
 
 # --- how a stream ends -----------------------------------------------------------------------------------------------
@@ -222,9 +246,11 @@ def test_frames_and_sessions_are_counted(serve):
     server = serve()
     before = server.metric("pose_stream_frames_total", outcome="answered")
     ages = server.metric("pose_stream_frame_age_seconds_count")
+    people = server.metric("pose_people_per_image_sum")
     with open_stream(server) as stream:
         for _ in range(3):
             ask(stream, ONE)
         assert eventually(lambda: server.metric("pose_stream_frames_total", outcome="answered") == before + 3)
         assert server.metric("pose_stream_sessions") == 1
     assert server.metric("pose_stream_frame_age_seconds_count") == ages + 3
+    assert server.metric("pose_people_per_image_sum") == people + 3

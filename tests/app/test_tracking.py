@@ -125,7 +125,7 @@ def test_a_track_that_scores_far_less_than_usual_is_lost():
     watch(tracker, world, 0.5)
     world.sure = 0.3
     assert step(tracker, world, 0.5) == []
-    assert tracker.wants_detector(0.55)
+    assert tracker.wants_detector()
 
 
 def test_two_trackers_share_nothing():
@@ -138,7 +138,7 @@ def test_ids_are_not_used_again_after_forgetting_everyone():
     tracker, world = Tracker(), World(Walker(200))
     step(tracker, world, 0.0)
     tracker.forget()
-    assert tracker.wants_detector(0.1)
+    assert tracker.wants_detector()
     assert [person.id for person in step(tracker, world, 0.1)] == [2]
 
 

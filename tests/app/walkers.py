@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.overlap import iou
-from app.tracking import TrackedPerson, Tracker
+from app.tracking import PAUSE_S, TrackedPerson, Tracker
 
 IMAGE_WH = (640, 480)
 FPS = 20
@@ -77,7 +77,9 @@ class World:
 def step(tracker: Tracker, world: World, time_s: float, arrives_at_s: float | None = None) -> list[TrackedPerson]:
     """One frame, as the stream does it; it comes when it is taken, unless it `arrives_at_s`."""
     known_s = time_s if arrives_at_s is None else arrives_at_s
-    found = world.detect(time_s) if tracker.wants_detector(known_s) else (None, None)
+    if known_s - tracker._answered_at_s > PAUSE_S:
+        tracker.ask_detector()
+    found = world.detect(time_s) if tracker.wants_detector() else (None, None)
     regions = tracker.regions(known_s, *found)
     return tracker.update(known_s, IMAGE_WH, regions, *world.poses(time_s, regions.boxes_xyxy))
 

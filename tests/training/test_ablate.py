@@ -75,6 +75,25 @@ def test_rows_are_trained_once_with_each_seed_counted_and_drawn(drawn_folder: Pa
     assert "is of another recipe, start or other data; choose another output folder" in said
 
 
+def test_finished_rows_are_known_by_their_data_and_not_by_the_folder_s_name(drawn_folder: Path, tmp_path: Path) -> None:
+    rows, out = ("--row", "alone", "--seeds", "1"), tmp_path / "out"
+    code, said = ablate(drawn_folder, out, *rows)
+    assert code == 0, said
+    trained = (out / "alone/seed0/last.pt").stat().st_mtime_ns
+    moved = shutil.copytree(drawn_folder, tmp_path / "moved")
+    code, said = ablate(moved, out, *rows)
+    assert code == 0, said
+    assert (out / "alone/seed0/last.pt").stat().st_mtime_ns == trained
+    for split in ("train", "val"):  # as many people, and one knee elsewhere
+        content = json.loads((moved / f"{split}.json").read_text())
+        content["annotations"][0]["keypoints"][40] += 1
+        (moved / f"{split}.json").write_text(json.dumps(content))
+        code, said = ablate(moved, out, *rows)
+        assert code == 2
+        assert "is of another recipe, start or other data; choose another output folder" in said
+        shutil.copy(drawn_folder / f"{split}.json", moved)
+
+
 def test_rows_start_from_one_trunk_and_nothing_else_of_a_checkpoint(drawn_folder: Path, tmp_path: Path) -> None:
     code, said = ablate(drawn_folder, tmp_path / "first", "--row", "okdhp", "--seeds", "1")
     assert code == 0, said

@@ -10,13 +10,14 @@ import pytest
 import torch
 from drawn import changed
 
-from training.annotations import BODY_SHARE, read_annotations, whole
+from training.annotations import read_annotations, whole
 from training.config import Augment, Branch, Encoder, Recipe, Stage
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.detector_task import DetectorTask
 from training.evaluate import judged
 from training.joints import COCO
+from training.person import BODY_SHARE
 from training.pictures import DataError
 from training.pose_task import PoseTask
 from training.views import backgrounds, listed_people

@@ -47,6 +47,15 @@ def test_latest_year_is_taken_and_a_year_can_be_named(tmp_path: Path) -> None:
     assert find_split(tmp_path, "test").annotations == tmp_path / "test.json"
 
 
+def test_a_split_whose_name_begins_as_anothers_is_not_taken_for_it(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    for split in ("train2014", "trainval2017", "valminusminival2014"):
+        (tmp_path / "annotations" / f"person_keypoints_{split}.json").touch()
+    assert find_split(tmp_path, "train").annotations.name == "person_keypoints_train2014.json"
+    assert find_split(tmp_path, "trainval").annotations.name == "person_keypoints_trainval2017.json"
+    assert find_split(tmp_path, "val").annotations == tmp_path / "val.json"  # there is none
+
+
 def hard_truth(random: np.random.Generator) -> dict[str, Any]:
     """30 pictures: people of all sizes, nobody, crowds, people without labels, labels out of the picture."""
     images = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(1, 31)]

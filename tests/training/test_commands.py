@@ -218,6 +218,28 @@ def test_an_export_never_replaces_the_checkpoint_it_is_made_of(trained: Path, tm
     assert list(tmp_path.iterdir()) == [tmp_path / "last.pt"]
 
 
+@pytest.mark.parametrize(
+    ("command", "source", "module"),
+    [("export", "pose/last.pt", "training.exporting"), ("quantize", "pose.onnx", "training.quantising")],
+)
+def test_what_stops_before_its_card_is_written_leaves_file_and_card_as_they_were(
+    trained: Path, drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    command: str, source: str, module: str,
+) -> None:  # fmt: skip
+    for kind in ("onnx", "json", "pt"):
+        shutil.copy(trained / f"pose.{kind}", tmp_path / f"mine.{kind}")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def interrupted(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"{module}.scores_of", interrupted)
+    arguments = [trained / source, tmp_path / "mine.onnx", "--data", drawn_folder]
+    result = CliRunner().invoke(app, [command, *map(str, arguments)])
+    assert result.exit_code != 0
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize("file", ["absent.onnx", "pose/last.pt", "pose.json"])
 def test_what_is_no_network_is_not_evaluated(trained: Path, drawn_folder: Path, file: str) -> None:
     with pytest.raises(DataError, match="not a network that okdhp export wrote"):

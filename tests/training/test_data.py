@@ -12,10 +12,10 @@ from drawn import changed
 from PIL import ExifTags, Image
 
 from app.geometry import crop_matrix, letterbox_matrix, warp
-from training.annotations import annotation_fault
 from training.augment import crop_matrices
 from training.data import digest, held_pictures, load_coco
 from training.datasets import load_dataset
+from training.person import keypoints_fault
 from training.pictures import (
     NAMED,
     DataError,
@@ -26,6 +26,7 @@ from training.pictures import (
     open_pictures,
     picture_size,
 )
+from training.views import listed_people
 
 
 def test_people_come_with_their_own_picture(drawn_folder: Path) -> None:
@@ -61,30 +62,50 @@ def test_broken_annotations_are_named_and_left_out(
     drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def edit(content: dict[str, Any]) -> None:
-        first, second, third, fourth, fifth, sixth, seventh, eighth = content["annotations"][:8]
-        first["keypoints"][0] = float("nan")
-        second["keypoints"] = second["keypoints"][:12]
+        first, second, third, fourth, fifth, sixth = content["annotations"][:6]
+        del first["bbox"]
+        second["bbox"][1] = None
         third["bbox"][2] = 0
-        fourth["keypoints"][:3] = [900.0, 10.0, 2.0]
-        fifth["bbox"] = None
-        sixth["area"] = float("nan")
-        seventh["bbox"][:2] = [-500, -500]
-        eighth["bbox"] = [0, 0, 4, 4]
+        fourth["bbox"][:2] = [-500, -500]
+        fifth["area"] = float("nan")
+        sixth["bbox"] = [1, 2, 30]
 
     with caplog.at_level(logging.WARNING):
         dataset = load_dataset(changed(drawn_folder, tmp_path / "people", edit), "train")
-    assert dataset.people.ids[:2].tolist() == [9, 10]
+    assert dataset.people.ids[:2].tolist() == [7, 8]
     for fault in (
-        "1: bbox, area or keypoints are missing",
-        "2: expected 51",
+        "1: its bbox is missing",
+        "2: its bbox must be four finite numbers (x, y, width, height), got [",
         "3: its box is 0 x",
-        "4: a labelled",
-        "5: bbox, area or keypoints are not all numbers",
-        "6: bbox, area or keypoints are missing",
-        "7: its box lies outside",
-        "8: none of its labelled keypoints is near its box",
+        "4: its box lies outside",
+        "5: its area must be a finite number, got nan",
+        "6: its bbox must be four finite numbers (x, y, width, height), got [1, 2, 30]",
     ):
-        assert f"annotation {fault}" in caplog.text
+        assert f"left out: annotation {fault}" in caplog.text
+
+
+def test_a_person_with_bad_keypoints_is_still_a_person_to_the_detector(
+    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        first, second, third, fourth = content["annotations"][:4]
+        first["keypoints"][0] = float("nan")
+        second["keypoints"] = second["keypoints"][:12]
+        third["keypoints"][:3] = [900.0, 10.0, 2.0]
+        fourth["bbox"] = [0, 0, 4, 4]
+
+    with caplog.at_level(logging.WARNING):
+        dataset = load_dataset(changed(drawn_folder, tmp_path / "people", edit), "train")
+    people = dataset.people
+    assert int(listed_people(dataset).valid.sum()) == len(people) == 36  # none of whom is background
+    assert people.labelled.any(1).tolist() == [False] * 4 + [True] * 32
+    for fault in (
+        "1, whose box is kept: they must be finite numbers",
+        "2, whose box is kept: expected 51 keypoint numbers, got 12",
+        "3, whose box is kept: a labelled one lies far outside the picture",
+        "4, whose box is kept: no labelled one is near the box",
+    ):
+        assert f"left out: keypoints of annotation {fault}" in caplog.text
 
 
 @pytest.mark.parametrize("keep", ["memory", "files"])
@@ -115,9 +136,9 @@ def test_of_many_broken_annotations_the_first_are_named_and_the_others_counted(
 
 def test_an_unlabelled_keypoint_may_lie_anywhere() -> None:
     entry = {"keypoints": [0.0, 0.0, 0.0] * 17, "bbox": [1, 1, 5, 5], "area": 9.0}
-    assert annotation_fault(entry, (10, 10)) is None
+    assert keypoints_fault(entry, (10, 10)) is None
     entry["keypoints"] = [-500.0, 0.0, 0.0] * 17
-    assert annotation_fault(entry, (10, 10)) is None
+    assert keypoints_fault(entry, (10, 10)) is None
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"images": []}'])

@@ -164,6 +164,33 @@ def terms_of(recipe: Recipe, folder: Path) -> tuple[OKDHP, dict[str, Tensor]]:
     return model, task.losses(model(images), targets, recipe.stages[0], 1.0)
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_the_temperature_is_the_teachers_and_the_annotation_is_learnt_at_a_tenth(
+    temperature: float, drawn_folder: Path
+) -> None:
+    recipe = dataclasses.replace(HOURGLASS, temperature=temperature)
+    dataset = load_dataset(drawn_folder, "train")
+    task = PoseTask(recipe, dataset, np.zeros(len(dataset.pictures), bool))
+    images, targets = task.batch(torch.arange(4), recipe.stages[0], seeded(0, 0, 1))
+    torch.manual_seed(0)
+    out = build_network(recipe)(images)
+    terms = task.losses(out, targets, recipe.stages[0], 1.0)
+    target, _, visible = task.target(targets, recipe.stages[0], out.ensemble.shape[2])
+    bells, teacher = Heatmaps(target.maps, 0.1), Heatmaps(out.ensemble.detach(), temperature)
+    for name, branch in out.branches.items():
+        maps = [*branch.intermediate, branch.final]
+        hard = sum(pixelwise_kl(Heatmaps(m, 0.1), bells, visible) for m in maps)
+        soft = sum(pixelwise_kl(Heatmaps(m, temperature), teacher, visible) for m in maps)
+        torch.testing.assert_close(terms[f"hard_kl/{name}"], recipe.hard_kl_weight * hard)
+        torch.testing.assert_close(terms[f"kl/{name}"], soft)
+
+
+def test_annotation_and_teachers_of_one_temperature_share_a_softmax() -> None:
+    (student,) = heatmaps(0)
+    assert student.at(T) is student
+    torch.testing.assert_close(student.at(1.0).p, torch.softmax(student.maps.flatten(2), 2))
+
+
 def touched(model: OKDHP, loss: Tensor) -> set[str]:
     """The parts of the network that `loss` changes."""
     model.zero_grad()
