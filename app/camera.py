@@ -23,6 +23,14 @@ RETRY_S = 3.0  # between two tries to open a camera
 SLACK = 0.1  # of the time between two frames, by which one may come early
 TIMEOUT_MS = 10_000  # to open a camera, and for its next frame
 JPEG_QUALITY = 80
+# Where cameras take a password: before the host, in a query (?pwd=...), in the path (/user=admin&password=...).
+USER = re.compile(r"(?<=://)[^/]*@")
+SECRET = re.compile(r"(?<=[?&;/_])(\w*?(?:pass|ps?wd?|token|key|secret|auth)\w*?)=[^&;/?#]*", re.IGNORECASE)
+
+
+def without_secrets(address: str) -> str:
+    """A camera's address for logs and answers."""
+    return SECRET.sub(r"\1=***", USER.sub("", address))
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,9 @@ class Camera:
     """
 
     def __init__(self, source: str, *, max_fps: float, max_side: int) -> None:
-        self.name = re.sub("(?<=://)[^/]*@", "", source)  # without a password: for logs and answers
         self._source = source
         self.is_file = "://" not in source and not source.isdecimal()
+        self.name = source if self.is_file else without_secrets(source)
         if self.is_file and not Path(source).is_file():
             raise FileNotFoundError(f"{source}: no such file; a camera is an address (rtsp://...) or a number")
         self._interval_s = 1 / max_fps
@@ -54,10 +62,12 @@ class Camera:
         self._end: Exception | None = None  # why there is no next frame
         self._taken = threading.Event()
         self._closed = threading.Event()
-        threading.Thread(target=self._read, daemon=True, name=f"camera {source}").start()
+        self._thread = threading.Thread(target=self._read, daemon=True, name=f"camera {self.name}")
 
     async def next(self) -> Shot | None:
         """The newest frame, as soon as there is one; None after a file's last. Raises ValueError for no video."""
+        if self._thread.ident is None:
+            self._thread.start()
         while self._shot is None and self._end is None:
             self._changed.clear()
             await self._changed.wait()
@@ -72,6 +82,11 @@ class Camera:
         """Let the thread end, after the frame that it waits for."""
         self._closed.set()
         self._taken.set()
+
+    @property
+    def reading(self) -> bool:
+        """Whether the thread has not ended yet."""
+        return self._thread.is_alive()
 
     def _read(self) -> None:
         try:
@@ -90,7 +105,7 @@ class Camera:
         try:
             if self.is_file and not capture.isOpened():
                 raise ValueError(f"{self.name}: not a video that can be read")
-            began_s, due_s = time.monotonic(), 0.0
+            began_s, due_s, shown = time.monotonic(), 0.0, False
             while not self._closed.is_set() and capture.grab():
                 at_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if self.is_file else time.monotonic() - began_s
                 if at_s < due_s - SLACK * self._interval_s:
@@ -98,7 +113,9 @@ class Camera:
                 due_s = max(due_s + self._interval_s, at_s)
                 if self.is_file:
                     self._closed.wait(began_s + at_s - time.monotonic())
-                self._put(capture, at_s)
+                shown = self._put(capture, at_s) or shown
+            if self.is_file and not shown and not self._closed.is_set():
+                raise ValueError(f"{self.name}: no picture of this video can be read")
         finally:
             capture.release()
 
@@ -108,17 +125,18 @@ class Camera:
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
         return cv2.VideoCapture(self._source, cv2.CAP_FFMPEG, timeouts)
 
-    def _put(self, capture: cv2.VideoCapture, at_s: float) -> None:
-        """Offer the frame that was grabbed; a file's, and wait until it is taken."""
+    def _put(self, capture: cv2.VideoCapture, at_s: float) -> bool:
+        """Offer the frame that was grabbed; a file's, and wait until it is taken. False where it cannot be decoded."""
         time_s = at_s if self.is_file else time.time()
         read, image = capture.retrieve()
         if not read:
-            return
+            return False
         shot = Shot(time_s, self._encoded(image))
         self._taken.clear()
         self._tell(shot)
-        if self.is_file:
+        if self.is_file and not self._closed.is_set():
             self._taken.wait()
+        return True
 
     def _encoded(self, image: MatLike) -> bytes:
         scale = self._max_side / max(image.shape[:2])

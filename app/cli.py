@@ -1,7 +1,11 @@
 """The command line: `okdhp serve | predict | ...`."""
 
 import asyncio
+import os
+import signal
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,14 +111,27 @@ def watch(
     from app.camera import Camera
     from app.watching import Service, watch
 
+    cameras: list[Camera] = []
+
     async def run() -> None:
-        cameras = [Camera(source, max_fps=max_fps, max_side=max_side) for source in sources]
+        cameras.extend(Camera(source, max_fps=max_fps, max_side=max_side) for source in sources)
         await watch(
             cameras, Service(url, key, options), lambda answer: print(orjson.dumps(answer).decode(), flush=True)
         )
 
-    with one_line_errors():
-        asyncio.run(run())
+    code = 0
+    try:
+        with one_line_errors():
+            asyncio.run(run())
+    except typer.Exit as end:
+        code = end.exit_code
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    if any(camera.reading for camera in cameras):  # stuck in OpenCV, where Python's own end would abort the process
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    raise typer.Exit(code)
 
 
 app.add_typer(training_cli.app)

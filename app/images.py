@@ -107,12 +107,22 @@ def _opened(data: bytes, format: str) -> PillowImage.Image:
 
 def _orientation(opened: PillowImage.Image, data: bytes) -> int:
     """EXIF orientation 1..8, without decoding a pixel."""
+    if opened.format == "PNG" and "exif" not in opened.info and b"eXIf" in data:
+        opened.info["exif"] = _png_exif(data)
+    return exif_orientation(opened)
+
+
+def exif_orientation(opened: PillowImage.Image) -> int:
+    """EXIF's orientation 1..8 of an opened picture: by which browsers turn it, and OpenCV.
+
+    By nothing else: Pillow's getexif() believes XMP, too, and what ImageMagick writes into a PNG's text. Damaged EXIF
+    says nothing about the pixels: 1.
+    """
+    exif = PillowImage.Exif()
     try:
-        if opened.format == "PNG" and "exif" not in opened.info and b"eXIf" in data:
-            opened.info["exif"] = _png_exif(data)
-        # The base class's: a PNG's own getexif() decodes the picture in search of EXIF behind the pixels.
-        orientation = PillowImage.Image.getexif(opened).get(ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF says nothing about the pixels
+        exif.load(opened.info.get("exif") or b"")
+        orientation = exif.get(ORIENTATION_TAG, 1)
+    except Exception:  # whatever Pillow makes of damaged bytes
         return 1
     return orientation if orientation in range(1, 9) else 1
 

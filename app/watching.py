@@ -9,6 +9,8 @@ import asyncio
 import itertools
 import logging
 import random
+import ssl
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -16,15 +18,20 @@ from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.client import process_exception
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from app.camera import Camera, Shot
 
 log = logging.getLogger("app.watching")
+logging.getLogger("websockets.client").setLevel(logging.WARNING)  # it names neither camera nor service; we do
 
 RETRY_S = 3.0  # between two tries to reach the service, at least; at most twice that, so that not all come at once
 UNDER_WAY = 2  # frames of a camera that are not answered yet: one is worked on while one travels
-FATAL = (1002, 1003, 1007, 1008, 1009)  # close codes after which another try would end likewise
+FATAL = (1002, 1003, 1007, 1008)  # close codes after which another try would end likewise
+TOO_BIG, TIME_IS_UP = 1009, 1001  # after these it makes sense
+BUSY = (408, 429)  # HTTP answers after which it does, too, beside those of broken servers
+JOIN_S = 1.0  # to let the cameras' threads end
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,12 @@ class Service:
         path = parts.path.rstrip("/").removesuffix("/stream") + "/stream"
         return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
 
+    def headers(self) -> dict[str, str]:
+        """The API key, as UTF-8. Raises ValueError where no header can hold it."""
+        if not self.key.isprintable():
+            raise ValueError("the API key has a line break or another character that is not printed")
+        return {"X-API-Key": self.key.encode().decode("latin-1")} if self.key else {}
+
 
 async def watch(cameras: Sequence[Camera], service: Service, say: Callable[[dict[str, Any]], None]) -> None:
     """Hand every answer to `say` until all are at their end; cameras never are.
@@ -57,6 +70,9 @@ async def watch(cameras: Sequence[Camera], service: Service, say: Callable[[dict
     finally:
         for camera in cameras:
             camera.close()
+        until_s = time.monotonic() + JOIN_S
+        while any(camera.reading for camera in cameras) and time.monotonic() < until_s:
+            await asyncio.sleep(0.01)
 
 
 def _pauses_s() -> Generator[float]:
@@ -74,32 +90,50 @@ class _Watcher:
         self._connection = 0
         self._under_way: dict[int, Shot] = {}
         self._answered = asyncio.Event()
+        self._heard = False  # any answer on this connection
 
     async def run(self) -> None:
         """Until the file's last frame is answered, over as many connections as it takes."""
-        url, key = self._service.stream_url(), self._service.key
-        headers = {"X-API-Key": key} if key else {}
+        url, headers = self._service.stream_url(), self._service.headers()
+        options: dict[str, Any] = {"compression": None, "max_size": None, "reconnect_delays": _pauses_s}
         try:
             async for connection in connect(
-                url, additional_headers=headers, compression=None, max_size=None, reconnect_delays=_pauses_s
+                url, additional_headers=headers, process_exception=self._not_connected, **options
             ):
+                self._heard = False
                 try:
                     return await self._exchange(connection)
                 except ConnectionClosed as closed:
-                    self._judge(closed)
+                    code = self._judge(closed)
                 finally:
                     await connection.close()
                 self._connection += 1
-                await asyncio.sleep(next(_pauses_s()))
+                if code != TIME_IS_UP or not self._heard:
+                    await asyncio.sleep(next(_pauses_s()))
         except (InvalidHandshake, InvalidURI) as error:
             raise ValueError(f"{url}: {error}") from None
 
-    def _judge(self, closed: ConnectionClosed) -> None:
-        """Raises ValueError where there is no sense in another try."""
+    def _not_connected(self, error: Exception) -> Exception | None:
+        """None where another try makes sense, and why there will be one is said; else what ends it."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            how = "a certificate of one's own is trusted by SSL_CERT_FILE"
+            return ValueError(f"{self._service.url}: {error.verify_message}; {how}")
+        busy = isinstance(error, InvalidStatus) and error.response.status_code in BUSY
+        if not busy and process_exception(error) is not None:
+            return error
+        log.warning("%s: %s does not answer (%s); trying again", self._camera.name, self._service.url, error)
+        return None
+
+    def _judge(self, closed: ConnectionClosed) -> int:
+        """The code with which the stream was closed. Raises ValueError where there is no sense in another try."""
         code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "the connection was lost")
         if code in FATAL:
             raise ValueError(f"{self._service.url}: the service closed the stream with {code}: {reason}")
+        if code == TOO_BIG:
+            self._under_way.clear()  # whose frame will not be taken the next time either
+            reason += "; --max-side makes frames smaller"
         log.warning("%s: the stream was closed (%d: %s); connecting again", self._camera.name, code, reason)
+        return code
 
     async def _exchange(self, connection: ClientConnection) -> None:
         """One connection, until the file's last frame is answered. Raises ConnectionClosed."""
@@ -132,6 +166,7 @@ class _Watcher:
     async def _receive(self, connection: ClientConnection) -> NoReturn:
         while True:
             answer = orjson.loads(await connection.recv())
+            self._heard = True
             if answer["frame"] is None:
                 raise ValueError(f"--options: {answer['error']['detail']}")
             shot = self._under_way[answer["frame"]]

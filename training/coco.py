@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[Any]
+LISTED = 5  # of the JSON files in a folder that lacks the one wanted
 
 
 class Split(NamedTuple):
@@ -32,6 +33,14 @@ def find_split(folder: Path, name: str) -> Split:
     split = official[-1].stem.removeprefix("person_keypoints_")
     nested = folder / "images" / split
     return Split(official[-1], nested if nested.is_dir() else folder / split, "coco")
+
+
+def missing(folder: Path, name: str) -> str:
+    """What to say where `folder` has no annotations of split `name`: where they are looked for, and what lies there."""
+    wanted = f"{name}.json, annotations/person_keypoints_{name}2017.json (COCO) or annot/{name}.json (MPII)"
+    found = sorted(str(path.relative_to(folder)) for depth in ("*.json", "*/*.json") for path in folder.glob(depth))
+    listed = ", ".join(found[:LISTED]) + f" and {len(found) - LISTED} more" * (len(found) > LISTED)
+    return f"{folder}: has no annotations of split {name}: expected {wanted}; its JSON files: {listed or 'none'}"
 
 
 def result_entry(image_id: int, keypoints: Floats, scores: Floats, score: float) -> dict[str, Any]:

@@ -25,14 +25,17 @@ from training.evaluate import (
     measure_poses,
 )
 from training.joints import MPII
+from training.measurable import measurable
 from training.metrics import Floats, Found, recall_and_false_rate, recall_at_false_rate
 from training.pckh import Pckh
+from training.pictures import DataError
 from training.pose_crops import check_detector
 from training.pose_task import scored
 from training.progress import facts_of, goes_on
 from training.proposals import regions_of
 from training.recipes import load_recipe
 from training.served import boxes_and_scores, coco_results, serve
+from training.sharing import warn_of_shared
 from training.stopping import Stopped
 from training.teacher import check_teacher, load_teacher
 from training.train import Start, train
@@ -69,6 +72,7 @@ def run_training(
         torch.cuda.set_device(chosen)
     fast = wants_amp(amp, chosen)
     dataset = load_dataset(data, "train", chosen, limit, pictures)
+    warn_of_shared(data)
     print(f"{len(dataset.people)} people in {len(dataset.pictures)} pictures; {chosen}{', bfloat16' if fast else ''}")
     about = {"data": f"{len(dataset.people)} people of {data.name}, split train", "hardware": hardware(chosen)}
     if detector is not None:
@@ -167,11 +171,15 @@ def run_evaluate(
     """Print what the deployed files reach on `data`'s `split`: poses with listed boxes, people found, COCO AP.
 
     On MPII: PCKh. held_out: above 0, only on the pictures that training with this holdout keeps aside.
+    Raises DataError where nobody is annotated there.
     """
     network = load_network(pose, "pose")  # before the pictures, which take their time
     if detector is not None:
         load_network(detector, "detector")
     dataset = load_dataset(data, split, limit=limit, held_out=held_out)
+    warn_of_shared(data, split)
+    if not len(dataset.people):
+        raise DataError(f"{data}: nobody is annotated in split {split}")
     if dataset.joints == MPII:
         measured = measure_poses(network, dataset)
         _print_pckh(pose, measured.pckh())
@@ -181,8 +189,10 @@ def run_evaluate(
         _print_poses(pose, measure_poses(network, dataset))
     else:
         print("\nnobody here is tall enough and has enough labelled keypoints: poses are not measured")
-    if detector is not None:
+    if detector is not None and measurable(dataset, "detector").any():
         _print_whole(pose, detector, dataset, split)
+    elif detector is not None:
+        print("\nnobody here is tall enough to be found: detectors are not measured")
 
 
 def _print_poses(pose: Path, measured: Measured) -> None:

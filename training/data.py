@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from training.annotations import read_annotations
-from training.coco import find_split
+from training.coco import find_split, missing
 from training.joints import COCO, JointSet
-from training.person import NUM_KEYPOINTS, box_fault, completed, keypoints_fault, without_keypoints
+from training.person import MARGIN, NUM_KEYPOINTS, box_fault, completed, keypoints_fault, without_keypoints
 from training.pictures import DataError, Pictures, open_pictures, say_left_out
 
 log = logging.getLogger("okdhp.data")
+DOUBTED = 0.1  # share of boxes that stick out: of more it is not the odd careless one
 PARTIAL_SOURCES = ("lspet",)  # in whose pictures only one of possibly several people is annotated
 
 
@@ -107,7 +108,10 @@ def load_coco(
     shuffled list (for tests and trials). keep: where the pictures are, as `open_pictures` has it. held_out: above 0,
     only the pictures that training with this holdout keeps aside. Raises DataError when the folder has nothing to use.
     """
-    path, folder, source = find_split(folder, name)
+    split = find_split(folder, name)
+    if not split.annotations.exists():
+        raise DataError(missing(folder, name))
+    path, folder, source = split
     listed = read_annotations(path)
     ids = np.array([entry["id"] for entry in listed.images], dtype=np.int64)
     entries = [listed.images[i] for i in chosen_pictures(ids, limit, held_out)]
@@ -139,6 +143,7 @@ def _people(annotations: list[dict[str, Any]], slot: dict[int, int], sources: np
     table = np.array([a["keypoints"] for _, a in rows], dtype=np.float32).reshape(-1, NUM_KEYPOINTS, 3)
     boxes = np.array([a["bbox"] for _, a in rows], dtype=np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
+    _doubt(boxes, sizes.numpy()[pictures])
     return People(
         picture=torch.from_numpy(pictures),
         boxes=torch.from_numpy(boxes),
@@ -151,3 +156,15 @@ def _people(annotations: list[dict[str, Any]], slot: dict[int, int], sources: np
         image_ids=torch.tensor([a["image_id"] for _, a in rows], dtype=torch.int64),
         sources=sources[pictures] if len(rows) else np.array([], dtype=str),
     )
+
+
+def _doubt(boxes: np.ndarray, sizes_wh: np.ndarray) -> None:
+    """Says in the log where many of `boxes` (N, 4) xyxy stick out of their pictures, of `sizes_wh` (N, 2).
+
+    Corners x1, y1, x2, y2 that were written for x, y, width, height do.
+    """
+    room = MARGIN * sizes_wh
+    out = ((boxes[:, :2] < -room) | (boxes[:, 2:] > sizes_wh + room)).any(1)
+    if out.sum() > DOUBTED * len(boxes):
+        what = "stick out of their pictures by more than a tenth: bbox is x, y, width, height, not two corners"
+        log.warning("%d of %d boxes %s", out.sum(), len(boxes), what)

@@ -21,9 +21,11 @@ from training.decoding import deployed_decoding
 from training.evaluate import candidates_threshold, detector_table, load_network, measure_poses
 from training.joints import MPII
 from training.kept import kept_branch, last_scores
+from training.measurable import check_measurable
 from training.pictures import DataError
 from training.pose_task import predict, scored
 from training.restore import joints_of, restore
+from training.sharing import warn_of_shared
 from training.together import put_together
 
 log = logging.getLogger("okdhp.export")
@@ -58,6 +60,8 @@ def run_export(
             "%s: is of a run that was stopped after %d of %d epochs", checkpoint, content["epoch"], recipe.epochs
         )
     val = load_dataset(data, "val") if data is not None else None
+    if data is not None:
+        warn_of_shared(data)
     kept = branch or kept_branch(recipe, content["history"])
     held = _held_out(data, recipe.holdout) if data is not None else None
     calibration = _calibration(model, kept, held, size_hw) if recipe.task == "pose" else None
@@ -187,9 +191,10 @@ def _fitted(model: OKDHP, branch: str, held: Dataset, size_hw: tuple[int, int]) 
 def scores_of(path: Path, task: str, dataset: Dataset) -> dict[str, Any]:
     """The card's scores, measured on `dataset`; none where nobody in it can be measured."""
     network, command = load_network(path, task), {"command": "okdhp evaluate"}
-    if task != "pose":
-        return detector_table(network, dataset) | command
     try:
+        if task != "pose":
+            check_measurable(dataset, task)
+            return detector_table(network, dataset) | command
         found = measure_poses(network, dataset)
     except DataError as error:
         log.warning("not scored: %s", error)

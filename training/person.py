@@ -38,7 +38,11 @@ def _in_a_row(keypoints: list[Any]) -> list[Any]:
     if all(isinstance(point, list) for point in keypoints):
         keypoints = [number for point in keypoints for number in point]
     points = [keypoints[start : start + 3] for start in range(0, len(keypoints), 3)]
-    return [0.0 if not point[-1] and (number is None or number != number) else number for point in points for number in point]
+    return [
+        0.0 if not point[-1] and (number is None or number != number) else number
+        for point in points
+        for number in point
+    ]
 
 
 def box_fault(annotation: Entry, size_wh: tuple[int, int]) -> str | None:

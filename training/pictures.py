@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from app.geometry import BORDER_GREY, warp
+from app.images import exif_orientation
 from training.augment import inverted
 
 log = logging.getLogger("okdhp.data")
@@ -240,8 +241,7 @@ def picture_size(file: Path, stated_wh: tuple[int, ...] | None) -> tuple[int, in
             width, height = image.size
             image.draft("RGB", (width // 8, height // 8))  # a JPEG is decoded at an eighth, which is faster
             image.load()  # tells of a file that was cut short: its header does not
-            turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED and image.format not in AS_STORED
-            if turned:
+            if exif_orientation(image) in TURNED and image.format not in AS_STORED:
                 width, height = height, width
     except Exception as error:  # Pillow has a dozen unrelated types for a broken file
         return f"{file}: {error}"
@@ -253,7 +253,8 @@ def picture_size(file: Path, stated_wh: tuple[int, ...] | None) -> tuple[int, in
 def _unlike(file: Path, size_wh: tuple[int, int], stated_wh: tuple[int, ...] | None) -> str:
     if stated_wh is None or size_wh == stated_wh:
         return ""
-    return f"{file}: is {size_wh[0]}x{size_wh[1]}, annotated {stated_wh[0]}x{stated_wh[1]}"
+    turned = ": sizes and annotations are of the upright picture, which EXIF turns" * (size_wh == stated_wh[::-1])
+    return f"{file}: is {size_wh[0]}x{size_wh[1]}, annotated {stated_wh[0]}x{stated_wh[1]}{turned}"
 
 
 def decoded_bytes(folder: Path, entries: list[Entry], looked_at: int = 200) -> float:

@@ -9,8 +9,8 @@ from model.okdhp import OKDHP
 from model.resnet import ResNet18
 from model.shufflenet import ShuffleNetV2
 from model.student import DecoderConfig, Encoder, PoseBranch
-from training.annotations import NUM_KEYPOINTS
 from training.config import Recipe
+from training.person import NUM_KEYPOINTS
 
 Parts = tuple[nn.Module, dict[str, nn.Module]]  # a trunk, and its branches by name
 

@@ -163,8 +163,9 @@ async def test_what_a_small_guest_s_stay_says_of_a_roomful_s_counts_by_its_size(
     async with where.take(1):
         pass
     (inside,) = await guests(where, 10)
-    with pytest.raises(Overloaded, match=LATE):
-        await Guest(where, 10, now() + 1800).task
+    hopeless = Guest(where, 10, now() + 1800)
+    await settled()
+    assert isinstance(hopeless.task.exception(), Overloaded)
     await inside.leave()
 
 

@@ -32,7 +32,7 @@ def test_a_client_gets_keypoints_smoothed_or_as_the_network_sees_them(server, sm
 def test_a_client_who_wants_less_sure_people_gets_those_whom_the_detector_would_not_tell(tiny_models, tmp_path):
     unsure = tiny.make_fixed_detector(tmp_path / "unsure.onnx", 64, [(11, 11, 24, 38)], score=0.2)  # its own least: 0.3
     models = {**tiny_models, "detector_model": unsure}
-    with running(Settings(provider="cpu", min_score=0.1, **models)) as server, open_stream(server) as stream:
+    with running(Settings(provider="cpu", **models)) as server, open_stream(server) as stream:
         assert ask(stream, ONE)["people"] == []
         stream.send('{"min_score": 0.1}')
         assert [person["id"] for person in ask(stream, ONE)["people"]] == [1]

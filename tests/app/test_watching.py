@@ -3,122 +3,23 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from commandline import okdhp, refused
-from serving import Server, encoded, free_port, picture, running
+from cameras import FPS, MotionJpeg, answers, listening, watched
+from serving import Server, free_port, running
 from streams import eventually
-from websockets.sync.server import serve as serve_sockets
 
-import app.camera
 import app.watching
 from app.camera import Camera
 from app.settings import Settings
 from app.watching import Service, watch
 
-FPS = 10
-
-
-@pytest.fixture(autouse=True)
-def _trying_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.camera, "RETRY_S", 0.05)
-    monkeypatch.setattr(app.watching, "RETRY_S", 0.05)
-
-
-@pytest.fixture
-def film(tmp_path: Path) -> Path:
-    """Eight frames, a tenth of a second each: somebody who moves."""
-    path = tmp_path / "film.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (160, 120))
-    for number in range(8):
-        writer.write(picture(160, 120, boxes=((20 + 2 * number, 20, 50 + 2 * number, 90),)))
-    writer.release()
-    return path
-
-
-def answers(*arguments: object) -> list[dict[str, Any]]:
-    """What `okdhp watch` prints."""
-    return [json.loads(line) for line in okdhp("watch", *arguments).splitlines() if line.startswith("{")]
-
-
-def watched(source: str, service: Service, enough: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
-    """The answers to a camera's frames until there are enough of them."""
-    said: list[dict[str, Any]] = []
-
-    async def run() -> None:
-        done = asyncio.Event()
-
-        def say(answer: dict[str, Any]) -> None:
-            said.append(answer)
-            if enough(said):
-                done.set()
-
-        watching = asyncio.create_task(watch([Camera(source, max_fps=100, max_side=1000)], service, say))
-        async with asyncio.timeout(20):
-            await asyncio.wait([watching, asyncio.create_task(done.wait())], return_when=asyncio.FIRST_COMPLETED)
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-
-    asyncio.run(run())
-    return said
-
-
-@contextmanager
-def listening(speak: Callable[[Any], None]) -> Iterator[str]:
-    """The address of a service that speaks so with whoever connects."""
-    with serve_sockets(speak, "127.0.0.1", 0) as service:
-        thread = threading.Thread(target=service.serve_forever)
-        thread.start()
-        yield f"ws://127.0.0.1:{service.socket.getsockname()[1]}/stream"
-    thread.join()
-
-
-class MotionJpeg:
-    """A network camera: a picture every 10 ms, as bright as its number, in one endless answer after another."""
-
-    def __init__(self, pictures_an_answer: int) -> None:
-        self.shown = 0
-        camera = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
-                self.end_headers()
-                for _ in range(pictures_an_answer):
-                    data = encoded(np.full((60, 80, 3), min(camera.shown, 255), np.uint8), ".jpg")
-                    head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-                    try:
-                        self.wfile.write(head.encode() + data + b"\r\n")
-                    except OSError:  # nobody looks any more
-                        return
-                    camera.shown += 1
-                    threading.Event().wait(0.01)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://somebody:secret@127.0.0.1:{self._server.server_port}/video.mjpg"
-
-    @contextmanager
-    def on(self) -> Iterator["MotionJpeg"]:
-        thread = threading.Thread(target=self._server.serve_forever)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
-
+pytestmark = pytest.mark.usefixtures("trying_again_soon")
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
@@ -202,6 +103,55 @@ def test_a_frame_that_was_lost_with_the_connection_is_sent_again(film: Path) -> 
     ]  # fmt: skip
 
 
+def test_a_frame_that_is_too_big_for_the_service_is_left_out_and_the_others_go_on(
+    film: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def choosy(socket: Any) -> None:
+        for number, frame in enumerate(socket):
+            if len(frames) == 3:
+                frames.append(frame)
+                socket.close(1009, "too big")
+            frames.append(frame)
+            socket.send(json.dumps({"frame": number}))
+
+    frames: list[bytes] = []
+    with listening(choosy) as url:
+        said = watched(str(film), Service(url), lambda said: len(said) == 7)
+    assert [answer["time_s"] for answer in said] == pytest.approx([0, 0.1, 0.2, 0.4, 0.5, 0.6, 0.7], abs=0.01)
+    assert "1009: too big; --max-side makes frames smaller" in caplog.text
+
+
+def test_after_a_streams_time_is_up_the_next_begins_at_once(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def old_after_some_frames(socket: Any) -> None:
+        for number, _ in enumerate(socket):
+            socket.send(json.dumps({"frame": number}))
+            if number == 3 and not closed:
+                closed.append(True)
+                socket.close(1001, "too old")
+
+    closed: list[bool] = []
+    monkeypatch.setattr(app.watching, "RETRY_S", 1000.0)  # longer than the test waits
+    with listening(old_after_some_frames) as url:
+        said = watched(str(film), Service(url), lambda said: len(said) == 8)
+    assert sorted({answer["connection"] for answer in said}) == [0, 1]
+
+
+def test_a_service_that_is_away_is_named_with_the_camera_that_waits_for_it(
+    film: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+
+    async def run() -> None:
+        watching = asyncio.create_task(watch([Camera(str(film), max_fps=9, max_side=99)], Service(url), print))
+        async with asyncio.timeout(20):
+            while "does not answer" not in caplog.text:
+                await asyncio.sleep(0.01)
+        watching.cancel()
+
+    asyncio.run(run())
+    assert f"{film}: {url} does not answer" in caplog.text
+
+
 # --- cameras ---------------------------------------------------------------------------------------------------------
 
 
@@ -242,50 +192,3 @@ def test_answers_and_logs_name_a_camera_without_its_password(server: Server, cap
         said = watched(camera.url, Service(server.url), lambda said: "no picture" in caplog.text and len(said) > 3)
     assert {answer["source"] for answer in said} == {camera.url.replace("somebody:secret@", "")}
     assert "secret" not in caplog.text
-
-
-# --- what is told ----------------------------------------------------------------------------------------------------
-
-
-def test_a_key_is_given_from_the_environment(
-    serve: Callable[..., Server], film: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = serve(api_keys=("Schlüssel",))
-    monkeypatch.setenv("OKDHP_API_KEY", "Schlüssel")
-    assert len(answers(film, "--url", server.url)) == 8
-    monkeypatch.setenv("OKDHP_API_KEY", "wrong")
-    assert refused("watch", film, "--url", server.url) == (
-        f"okdhp: {server.url}: the service closed the stream with 1008: API key missing or wrong"
-    )
-
-
-@pytest.mark.parametrize(("arguments", "complaint"), [
-    (["--options", '{"tiles": 99}'], "--options: tiles: at most 4 here"),
-    (["--options", "tiles=2"], "1003: text messages are JSON options; send frames as binary messages"),
-    (["--url", "localhost:8000"], "the service's address is like http://localhost:8000, got 'localhost:8000'"),
-    (["--url", "URL/elsewhere"], "server rejected WebSocket connection: HTTP 403"),
-])  # fmt: skip
-def test_what_the_service_will_not_have_is_told_in_one_line(
-    server: Server, film: Path, arguments: list[str], complaint: str
-) -> None:
-    arguments = [argument.replace("URL", server.url) for argument in arguments]
-    assert complaint in refused("watch", film, "--url", server.url, *arguments)
-
-
-def test_what_is_no_video_is_told_in_one_line(server: Server, tmp_path: Path) -> None:
-    text = tmp_path / "notes.txt"
-    text.write_text("no video")
-    assert refused("watch", tmp_path / "absent.mp4") == (
-        f"okdhp: {tmp_path}/absent.mp4: no such file; a camera is an address (rtsp://...) or a number"
-    )
-    assert refused("watch", text, "--url", server.url) == f"okdhp: {text}: not a video that can be read"
-
-
-@pytest.mark.parametrize(("url", "wanted"), [
-    ("http://localhost:8000", "ws://localhost:8000/stream"),
-    ("https://pose.example/", "wss://pose.example/stream"),
-    ("ws://[::1]:8000/stream", "ws://[::1]:8000/stream"),
-    ("https://example/behind/a/proxy", "wss://example/behind/a/proxy/stream"),
-])  # fmt: skip
-def test_a_services_address_leads_to_its_stream(url: str, wanted: str) -> None:
-    assert Service(url).stream_url() == wanted

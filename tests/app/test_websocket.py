@@ -20,6 +20,7 @@ HANDSHAKE = (
 EMPTY = b"\x82\x80" + bytes(4)
 BEGINNING, MORE = b"\x02\x81" + bytes(4) + b"a", b"\x00\x81" + bytes(4) + b"b"
 PING = b"\x89\xfd" + bytes(4) + bytes(125)
+PONG = b"\x8a\x80" + bytes(4)
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Story = Callable[[Send, WebSocketProtocol], Awaitable[None]]
 
@@ -150,6 +151,22 @@ def test_crumbs_leave_others_their_turns():
     turns: list[int] = []
     after(story, sends(b"", []))
     assert max(late - early for early, late in zip(turns, turns[1:], strict=False)) < 2000
+
+
+def test_nothing_more_is_read_while_crumbs_are_left_though_the_application_has_taken_every_message():
+    """Else one who sends fast enough fills the memory with what was read and has not had its turn."""
+
+    async def story(send: Send, protocol: WebSocketProtocol) -> None:
+        protocol.data_received(EMPTY + PONG * 5000)
+        await protocol.receive()
+        reads.append((len(protocol._pieces) > 0, protocol.transport.is_reading()))
+        while protocol._pieces:
+            await asyncio.sleep(0)
+        reads.append((False, protocol.transport.is_reading()))
+
+    reads: list[tuple[bool, bool]] = []
+    after(story, sends(b"", []))
+    assert reads == [(True, False), (False, True)]
 
 
 def test_what_is_taken_in_pieces_is_the_same():

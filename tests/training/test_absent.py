@@ -11,6 +11,7 @@ from training.config import Augment, Branch, Encoder, Recipe, Stage
 from training.data import Dataset, load_coco
 from training.pose_crops import asked_keypoints
 from training.pose_task import PoseTask
+from training.recipes import load_recipe
 from training.train import seeded
 from training.views import backgrounds, listed_people
 
@@ -100,3 +101,13 @@ def test_without_a_weight_what_is_not_labelled_does_not_count(dataset: Dataset) 
     plain = task(dataset, dataclasses.replace(RECIPE, augment=Augment(flip=0.0), absent_weight=0.0))
     _, counts, _ = plain.target(plain.batch(torch.arange(8), STAGE, seeded(0, 0, 1))[1], STAGE, 16)
     assert counts[:, LEFT_KNEE].tolist() == [1, 0] * 4
+
+
+def test_fine_tuning_on_ones_own_people_learns_nothing_from_what_nobody_labelled(dataset: Dataset) -> None:
+    dataset.people.labelled[:, LEFT_KNEE] = torch.arange(len(dataset.people)) % 2 == 0
+    recipe = load_recipe(Path(__file__).parents[2] / "training" / "configs" / "pose-finetune.toml")
+    poses, stage = task(dataset, dataclasses.replace(recipe, region_share=0.0)), recipe.stages[-1]
+    _, targets = poses.batch(torch.arange(8), stage, seeded(0, 0, 1))
+    _, counts, visible = poses.target(targets, stage, stage.height // 4)
+    assert targets["labelled"].any(1).all()  # nor are crops spent on places where nobody is
+    assert not counts[~targets["labelled"]].any() and not visible[~targets["labelled"]].any()

@@ -63,6 +63,58 @@ def test_keypoints_in_rows_of_three_are_read_too(drawn_folder: Path, tmp_path: P
     torch.testing.assert_close(rows.people.keypoints, flat.people.keypoints)
 
 
+def test_an_area_of_nought_is_one_that_is_missing(drawn_folder: Path, tmp_path: Path) -> None:
+    dataset = loaded(drawn_folder, tmp_path, lambda content: content["annotations"][0].update(area=0))
+    assert len(dataset.people) == 36
+    assert float(dataset.people.area[0]) == pytest.approx(
+        BODY_SHARE * 50 * float(dataset.people.boxes[0, 3] - dataset.people.boxes[0, 1])
+    )
+
+
+def test_of_a_point_that_is_not_labelled_x_and_y_may_be_null(drawn_folder: Path, tmp_path: Path) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        first, second = content["annotations"][:2]
+        first["keypoints"][:6] = [None, None, 0, None, None, None]
+        second["keypoints"][:3] = [None, 5.0, 2]
+
+    people = loaded(drawn_folder, tmp_path, edit).people
+    assert people.labelled[0].tolist() == [False] * 2 + [True] * 15
+    assert people.keypoints.isfinite().all()
+    assert not people.labelled[1].any()  # a labelled one is somewhere
+
+
+def test_people_without_ids_are_numbered_and_the_others_keep_theirs(drawn_folder: Path, tmp_path: Path) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        for number, person in enumerate(content["annotations"]):
+            if number % 2:
+                del person["id"]
+        content["annotations"][0]["id"] = "7f3a"
+        content["annotations"].append(content["annotations"][0])  # is there already
+
+    people = loaded(drawn_folder, tmp_path, edit).people
+    kept = people.ids[2::2].tolist()
+    assert kept == list(range(3, 36, 2))
+    assert len(set(people.ids.tolist())) == len(people) == 36
+
+
+def test_boxes_given_as_two_corners_are_told_by_those_that_stick_out(
+    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def corners(share: float) -> Any:
+        def edit(content: dict[str, Any]) -> None:
+            for person in content["annotations"][: round(36 * share)]:
+                x, y, w, h = person["bbox"]
+                person["bbox"] = [x + 30, y + 30, x + w + 30, y + h + 30]
+
+        return edit
+
+    loaded(drawn_folder, tmp_path / "few", corners(0.05))
+    assert not caplog.messages
+    loaded(drawn_folder, tmp_path / "all", corners(1.0))
+    (said,) = [message for message in caplog.messages if "stick out" in message]
+    assert said.endswith("by more than a tenth: bbox is x, y, width, height, not two corners")
+
+
 def crowded(content: dict[str, Any]) -> None:
     """The second person of the first picture is a crowd."""
     crowd = content["annotations"][1]
@@ -139,6 +191,41 @@ def named(*names: str) -> list[dict[str, Any]]:
     return [{"id": 1, "name": "person", "keypoints": list(names)}]
 
 
+@pytest.mark.parametrize("join", ["-", " ", "_"])
+def test_the_words_of_a_keypoints_name_may_be_joined_otherwise(tmp_path: Path, join: str) -> None:
+    names = [name.replace("_", join).title() for name in COCO.names]
+    people = [{"id": 1, "image_id": 1, "category_id": 1}]
+    content = {"annotations": people, "categories": named(*names)}
+    assert len(read_annotations(written(tmp_path / "train.json", **content)).people) == 1
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_boxes_and_skeletons_of_two_categories_are_refused_where_both_are_used(tmp_path: Path, used: bool) -> None:
+    people = [{"id": 1, "image_id": 1, "category_id": 1}, {"id": 2, "image_id": 1, "category_id": 2 if used else 1}]
+    people[1] |= {"keypoints": [1.0, 2.0, 2.0] * 17}
+    body = {"id": 2, "name": "body", "keypoints": list(COCO.names)}
+    path = written(tmp_path / "train.json", annotations=people, categories=[{"id": 1, "name": "person"}, body])
+    if not used:
+        assert len(read_annotations(path).people) == 2
+        return
+    complaint = "boxes are of category person and keypoints of category body: expected both in each annotation"
+    with pytest.raises(DataError, match=complaint):
+        read_annotations(path)
+
+
+def test_a_folder_without_the_split_is_told_what_was_looked_for_and_what_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    for name in ("coco.json", "labels/train.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError) as caught:
+        load_dataset(tmp_path, "train")
+    wanted = "train.json, annotations/person_keypoints_train2017.json (COCO) or annot/train.json (MPII)"
+    assert str(caught.value) == (
+        f"{tmp_path}: has no annotations of split train: expected {wanted}; "
+        "its JSON files: coco.json, labels/train.json"
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -152,6 +239,10 @@ def named(*names: str) -> list[dict[str, Any]]:
         (
             {"categories": named(*COCO.names[::-1])},
             "keypoint 1 is called right_ankle: expected COCO's order, nose here",
+        ),
+        (
+            {"categories": named("snout", *COCO.names[1:])},
+            "keypoint 1 is called snout: expected COCO's names, nose here",
         ),
         ({"categories": named(*COCO.names, "tail")}, "category person has 18 keypoints: expected COCO's 17"),
         (

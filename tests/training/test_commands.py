@@ -200,6 +200,34 @@ def test_evaluate_measures_the_detector_where_only_boxes_are_annotated(
     assert "AP" not in said
 
 
+def test_where_nobody_is_annotated_nothing_is_measured(trained: Path, drawn_folder: Path, tmp_path: Path) -> None:
+    folder = changed(drawn_folder, tmp_path / "empty", lambda content: content.update(annotations=[]))
+    networks = ("--pose", trained / "pose.onnx", "--detector", trained / "detector.onnx")
+    said = refused("evaluate", "--data", folder, "--split", "train", *networks)
+    assert said == f"okdhp: {folder}: nobody is annotated in split train"
+
+
+def test_where_nobody_is_tall_enough_no_recall_is_printed(trained: Path, drawn_folder: Path, tmp_path: Path) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        for person in content["annotations"]:
+            person["bbox"][3] = 60
+
+    said = evaluated(trained, changed(drawn_folder, tmp_path / "small", edit), "train")
+    assert "nobody here is tall enough to be found: detectors are not measured" in said
+    assert "recall" not in said
+
+
+def test_a_detector_s_card_has_no_scores_of_a_val_without_people(
+    trained: Path, drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(drawn_folder, tmp_path / "people")
+    content = json.loads((folder / "val.json").read_text())
+    (folder / "val.json").write_text(json.dumps(content | {"annotations": []}))
+    okdhp("export", trained / "detector" / "last.pt", tmp_path / "detector.onnx", "--data", folder)
+    assert json.loads((tmp_path / "detector.json").read_text())["scores"] == {}
+    assert "not scored: nobody can be measured by recall_at_0.3_false" in caplog.messages
+
+
 def test_an_export_never_replaces_the_checkpoint_that_another_run_goes_on_from(trained: Path, tmp_path: Path) -> None:
     other = tmp_path / "last.pt"
     other.write_bytes((trained / "pose" / "last.pt").read_bytes())
@@ -226,8 +254,8 @@ def test_what_stops_before_its_card_is_written_leaves_file_and_card_as_they_were
     trained: Path, drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     command: str, source: str, module: str,
 ) -> None:  # fmt: skip
-    for kind in ("onnx", "json", "pt"):
-        shutil.copy(trained / f"pose.{kind}", tmp_path / f"mine.{kind}")
+    (tmp_path / "mine.onnx").write_bytes(b"an older network")
+    (tmp_path / "mine.json").write_text("{}")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
 
     def interrupted(*arguments: Any) -> Any:
@@ -301,7 +329,7 @@ def test_of_few_held_out_people_a_typical_calibration_is_taken_so_that_scores_ar
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["train", "tiny.toml", "--data", ".", "--out", "x"], "train.json: expected a COCO keypoints file"),
+        (["train", "tiny.toml", "--data", ".", "--out", "x"], "expected train.json, annotations/person_keypoints_"),
         (["train", "absent.toml", "--data", ".", "--out", "x"], "absent.toml: [Errno 2] No such file"),
         (["export", "absent.pt", "x.onnx"], "absent.pt: not a readable checkpoint"),
         (["train", "absent.toml", "--data", ".", "--out", "x", "--device", "cuda"], "sees no CUDA device"),

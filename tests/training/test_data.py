@@ -10,7 +10,9 @@ import pytest
 import torch
 from drawn import changed
 from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
+import app.images
 from app.geometry import crop_matrix, letterbox_matrix, warp
 from training.augment import crop_matrices
 from training.data import digest, held_pictures, load_coco
@@ -245,6 +247,41 @@ def test_a_picture_has_one_size_wherever_it_is_kept(tmp_path: Path, ending: str)
         pytest.skip(f"this Pillow does not write {ending}")
     pixels = decode(path, None)
     assert isinstance(pixels, np.ndarray) and picture_size(path, None) == pixels.shape[1::-1]
+
+
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("said_by", ["exif", "xmp"])
+def test_a_picture_is_turned_by_exif_alone_wherever_it_is_read(tmp_path: Path, ending: str, said_by: str) -> None:
+    """As browsers turn it, in which people annotate."""
+    path, exif, text = tmp_path / f"turned.{ending}", Image.Exif(), PngInfo()
+    exif[ExifTags.Base.Orientation] = 6
+    text.add_itxt("XML:com.adobe.xmp", XMP)
+    xmp: dict[str, Any] = {"pnginfo": text} if ending == "png" else {"xmp": XMP.encode()}
+    Image.new("RGB", (64, 48)).save(path, **({"exif": exif} if said_by == "exif" else xmp))
+    kept, served = decode(path, None), app.images.decode(path.read_bytes(), max_pixels=10_000)
+    assert isinstance(kept, np.ndarray)
+    size_wh = (48, 64) if said_by == "exif" else (64, 48)
+    assert picture_size(path, None) == kept.shape[1::-1] == served.shape[1::-1] == size_wh
+
+
+@pytest.mark.parametrize("keep", ["memory", "files"])
+def test_a_size_that_is_stated_as_stored_is_told_from_any_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, keep: str
+) -> None:
+    entries = [{"file_name": "1.png", "width": w, "height": h} for w, h in ((48, 64), (48, 48))]
+    Image.new("RGB", (64, 48)).save(tmp_path / "1.png")
+    open_pictures(tmp_path, entries, torch.device("cpu"), keep)
+    said = f"left out: {tmp_path}/1.png: is 64x48, annotated 48x"
+    assert caplog.messages == [
+        f"{said}64: sizes and annotations are of the upright picture, which EXIF turns",
+        f"{said}48",
+    ]
 
 
 def test_nobody_held_out_is_said_as_such(drawn_folder: Path) -> None:
