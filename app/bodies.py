@@ -4,7 +4,10 @@ import binascii
 
 from fastapi import Request
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.types import Message
 
 from app.errors import BadImage, BadParameter, TooLarge, UnsupportedFormat
 from app.schemas import ImageBody
@@ -27,8 +30,32 @@ async def read_pictures(request: Request, max_images: int) -> list[bytes]:
     )
 
 
+class Whole:
+    """A form's way to its parser: the last boundary, which ends in two dashes (RFC 2046), must have come by.
+
+    The parser does not miss it: a form that was cut short would only have fewer pictures.
+    """
+
+    def __init__(self, request: Request) -> None:
+        boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
+        self._mark = b"--" + boundary + b"--"
+        self._tail = b""
+        self._ended = False
+        self._receive = request.receive
+
+    async def receive(self) -> Message:
+        """Raises MultiPartException, at which the parser closes its files, and the client gets a 400."""
+        message = await self._receive()
+        seen = self._tail + message.get("body", b"")
+        self._ended = self._ended or self._mark in seen
+        self._tail = seen[-len(self._mark) :]
+        if message["type"] == "http.request" and not message.get("more_body") and not self._ended:
+            raise MultiPartException("The form is cut short: the boundary at its end is missing.")
+        return message
+
+
 async def _from_form(request: Request, max_images: int) -> list[bytes]:
-    async with request.form() as form:
+    async with Request(request.scope, Whole(request).receive).form() as form:
         for name, value in form.multi_items():
             if name != "image":
                 raise BadParameter(f"the form's fields are files named image, {name[:100]!r} is not")
@@ -36,7 +63,7 @@ async def _from_form(request: Request, max_images: int) -> list[bytes]:
                 raise BadParameter("the form's image is text, not a file (with curl: -F image=@picture.jpg)")
         uploads = [value for value in form.getlist("image") if isinstance(value, UploadFile)]
         if not uploads:
-            raise BadParameter("the form has no file named image, or it is cut short")
+            raise BadParameter("the form has no file named image")
         if len(uploads) > max_images:
             raise TooLarge(f"{len(uploads)} pictures in one request, at most {max_images} allowed")
         return [await upload.read() for upload in uploads]

@@ -30,6 +30,10 @@ class ForbiddenOrigin(ClientError):
     status, title, reason = 403, "Origin not allowed", "origin"
 
 
+class NoStream(ClientError):
+    status, title, reason = 404, "Not found", "not_found"
+
+
 class End(Exception):
     """The stream must end with this close code (RFC 6455, 7.4) and reason."""
 
@@ -112,7 +116,11 @@ async def admit(websocket: WebSocket, settings: Settings, sessions: Sessions) ->
     the code of a close, but nothing of a failed handshake. Raises End or WebSocketDisconnect.
     """
     if not _origin_allowed(websocket, settings.stream_allowed_origins):
-        await _deny(websocket, ForbiddenOrigin("this origin may not open streams; see POSE_STREAM_ALLOWED_ORIGINS"))
+        await deny(
+            websocket,
+            ForbiddenOrigin("this origin may not open streams; see POSE_STREAM_ALLOWED_ORIGINS"),
+            "a foreign origin",
+        )
         raise WebSocketDisconnect(1008)
     await websocket.accept(PROTOCOL if PROTOCOL in websocket.scope["subprotocols"] else None)
     with noted(_address(websocket)) as frames, _place(websocket, settings, sessions):
@@ -164,11 +172,11 @@ def _key_of(subprotocols: list[str]) -> str:
     return ""
 
 
-async def _deny(websocket: WebSocket, error: PoseError) -> None:
-    """Answer the handshake with an ordinary HTTP error."""
+async def deny(websocket: WebSocket, error: PoseError, why: str) -> None:
+    """Answer the handshake with an ordinary HTTP error; `why` is for the log."""
     metrics.rejected.labels(error.reason).inc()
     fields = {"client": _address(websocket), "origin": websocket.headers.get("origin", "")[:200]}
-    log.info("stream refused: a foreign origin", extra=fields)
+    log.info(f"stream refused: {why}", extra=fields)
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
         body = orjson.dumps(error.problem())
         await websocket.send_denial_response(Response(body, error.status, media_type="application/problem+json"))

@@ -8,6 +8,7 @@
     │   ├── TooLarge         413  more bytes or pixels than allowed
     │   ├── UnsupportedFormat 415 not JPEG, PNG or WebP
     │   ├── BadParameter     422  an option that is unknown or out of range
+    │   ├── UpgradeRequired  426  a stream asked for without WebSocket
     │   └── RateLimited      429  this client asks too often; carries retry_after_s
     └── ServerError               the caller may try again
         ├── ModelError       500  the network failed on this batch
@@ -86,6 +87,13 @@ class UnsupportedFormat(ClientError):
 
 class BadParameter(ClientError):
     status, title, reason = 422, "Bad parameter", "bad_parameter"
+
+
+class UpgradeRequired(ClientError):
+    status, title, reason = 426, "Upgrade required", "upgrade"
+
+    def headers(self) -> dict[str, str]:
+        return {"Upgrade": "websocket", "Connection": "Upgrade"}
 
 
 class RateLimited(ClientError):

@@ -13,9 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from app import health, metrics, routes
 from app.access import RateLimit
+from app.door import NoStream, deny
 from app.errors import BadParameter, PoseError, StartError
 from app.limits import BodyLimit, Record, problem
 from app.pipeline import Pipeline
@@ -72,7 +74,11 @@ async def _pose_error(request: Request, error: Any) -> Response:
 
 
 async def _invalid(request: Request, error: Any) -> Response:
-    faults = [f"{'.'.join(str(part) for part in fault['loc'][1:])}: {fault['msg']}" for fault in error.errors()]
+    faults = [
+        f"{'.'.join(str(part) for part in fault['loc'][1:])}: "
+        f"{'no such option' if fault['type'] == 'extra_forbidden' else fault['msg']}"
+        for fault in error.errors()
+    ]
     return problem(BadParameter("; ".join(faults)[:1000]))
 
 
@@ -98,6 +104,8 @@ class Page(StaticFiles):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
             await super().__call__(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await deny(WebSocket(scope, receive, send), NoStream("streams are at /stream"), "no stream there")
         else:
             await scope["app"].router.not_found(scope, receive, send)
 

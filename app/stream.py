@@ -19,7 +19,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from app import metrics
 from app.deadline import before
 from app.door import RESTARTS, End, Frames, Sessions, admit
-from app.errors import BadParameter, ClientError, DeadlinePassed, Draining, ModelError, PoseError
+from app.errors import (
+    BadParameter,
+    ClientError,
+    DeadlinePassed,
+    Draining,
+    ModelError,
+    PoseError,
+    TooLarge,
+    UpgradeRequired,
+)
 from app.following import Follower
 from app.formats import native_person
 from app.mailbox import Frame, Mailbox
@@ -31,6 +40,14 @@ from app.turns import LIVE
 
 log = logging.getLogger("app.stream")
 router = APIRouter()
+
+BROKEN = (1002, 1007, 1009)  # what the connection is closed with for messages that never got here
+
+
+@router.get("/stream", include_in_schema=False, response_model=None)
+async def no_websocket() -> NoReturn:
+    """What a proxy asks for that does not pass the upgrade on."""
+    raise UpgradeRequired("streams are WebSockets: a proxy in front must pass the headers Upgrade and Connection on")
 
 
 @router.websocket("/stream")
@@ -50,8 +67,9 @@ async def stream(websocket: WebSocket) -> None:
     try:
         async with admit(websocket, settings, Sessions.of(websocket.app)) as frames:
             await Session(websocket, websocket.app.state.pipeline, settings, frames).run()
-    except WebSocketDisconnect:
-        pass
+    except WebSocketDisconnect as closed:
+        if closed.code in BROKEN:
+            metrics.rejected.labels("protocol").inc()
     except End as end:
         await end.say(websocket, settings.stream_send_timeout_s)
     except Exception:
@@ -100,6 +118,7 @@ class Session:
             message = await self._receive()
             data, text = message.get("bytes"), message.get("text")
             if len(data or text or "") > limit:
+                metrics.rejected.labels(TooLarge.reason).inc()
                 raise End(1009, f"a message may have {limit} bytes")
             if data is not None:
                 detect = self._options.detect or self._paused()
@@ -148,6 +167,7 @@ class Session:
         except ValidationError as error:
             faults = error.errors(include_url=False, include_context=False, include_input=False)
             if faults[0]["type"] == "json_invalid":
+                metrics.rejected.labels(BadParameter.reason).inc()
                 raise End(1003, "text messages are JSON options; send frames as binary messages") from None
             sentences = [": ".join([*(str(part) for part in fault["loc"]), fault["msg"]]) for fault in faults]
             raise BadParameter("; ".join(sentences)[:1000]) from None

@@ -2,10 +2,13 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import cv2
 import pytest
-from serving import running
+from serving import Server, picture, running
 
 from app.settings import Settings
 
@@ -30,6 +33,20 @@ def test_the_shown_answer_is_what_the_service_says(real_models: dict[str, Path])
     for keypoint, listed in zip(person["keypoints"], said["keypoints"], strict=False):
         assert keypoint["name"] == listed["name"]
         assert (keypoint["x"], keypoint["y"]) == pytest.approx((listed["x"], listed["y"]), abs=PIXELS)
+
+
+def test_the_shown_client_of_a_stream_works(server: Server, tmp_path: Path) -> None:
+    film = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
+    for _ in range(3):
+        writer.write(picture(160, 120, boxes=((20, 20, 50, 90),)))
+    writer.release()
+    block = re.search(r"```python\n(.*?)```", (ROOT / "docs/service.md").read_text(), re.DOTALL)
+    assert block is not None
+    program = block[1].replace("VideoCapture(0)", f"VideoCapture({str(film)!r})")
+    program = program.replace("ws://localhost:8000", server.url.replace("http", "ws"))
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert [line.split()[:2] for line in printed.splitlines()] == [["0", "1"], ["1", "1"], ["2", "1"]]
 
 
 def test_every_setting_is_listed_with_its_default() -> None:

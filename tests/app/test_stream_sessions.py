@@ -80,6 +80,7 @@ def test_too_many_streams_close_with_1013_and_room_is_made_by_leaving(serve, lim
             assert close_of(third)[0] == 1013
     assert server.metric("pose_rejected_total", reason="sessions") == refused + 1
     assert eventually(lambda: server.metric("pose_stream_sessions") == 0)
+    assert not server.app.state.stream_sessions._open, "made-up addresses fill no memory"
     with open_stream(server) as stream:
         assert len(ask(stream, ONE)["people"]) == 1
 
@@ -254,3 +255,26 @@ def test_frames_and_sessions_are_counted(serve):
         assert server.metric("pose_stream_sessions") == 1
     assert server.metric("pose_stream_frame_age_seconds_count") == ages + 3
     assert server.metric("pose_people_per_image_sum") == people + 3
+
+
+@pytest.mark.parametrize(("send", "code", "reason"), [
+    (lambda stream: stream.send(bytes(4_000_001)), 1009, "too_large"),
+    (lambda stream: stream.send(b"\xff", text=True), 1007, "protocol"),
+    (lambda stream: stream.send("no JSON"), 1003, "bad_parameter"),
+])  # fmt: skip
+def test_a_stream_that_is_closed_for_what_it_sent_is_counted(server, send, code, reason):
+    """A camera that comes back with the same for ever would not be seen anywhere."""
+    before = server.metric("pose_rejected_total", reason=reason)
+    with open_stream(server) as stream:
+        send(stream)
+        assert close_of(stream)[0] == code
+    assert eventually(lambda: server.metric("pose_rejected_total", reason=reason) == before + 1)
+
+
+def test_a_stream_at_another_path_is_not_found_and_one_without_websocket_is_told_what_it_needs(server):
+    with pytest.raises(InvalidStatus) as refused, connect(server.url.replace("http", "ws") + "/no/stream"):
+        pass
+    assert refused.value.response.status_code == 404
+    answer = server.client.get("/stream")
+    assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+    assert answer.headers["content-type"] == "application/problem+json"

@@ -36,7 +36,7 @@ def test_a_key_is_given_from_the_environment(
     (["--options", '{"tiles": 99}'], "--options: tiles: at most 4 here"),
     (["--options", "tiles=2"], "1003: text messages are JSON options; send frames as binary messages"),
     (["--url", "localhost:8000"], "the service's address is like http://localhost:8000, got 'localhost:8000'"),
-    (["--url", "URL/elsewhere"], "server rejected WebSocket connection: HTTP 403"),
+    (["--url", "URL/elsewhere"], "server rejected WebSocket connection: HTTP 404"),
 ])  # fmt: skip
 def test_what_the_service_will_not_have_is_told_in_one_line(
     server: Server, film: Path, arguments: list[str], complaint: str
