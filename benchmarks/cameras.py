@@ -7,6 +7,7 @@ POSE_STREAM_MAX_SESSIONS_PER_ADDRESS as large as the largest row; the clients he
 
 import argparse
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--fps", type=at_least(0.1, float), default=5.0, help="frames a second of each stream")
     parser.add_argument("--seconds", type=at_least(1, float), default=10.0, help="of each row")
     options = parser.parse_args()
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     frames = frames_of(options.video)
     try:
         httpx.get(options.url + "/readyz", timeout=10)
