@@ -29,8 +29,8 @@ class Follower:
     ) -> tuple[list[TrackedPerson], dict[str, float]]:
         """The people in the next frame, of `time_s`, oldest id first, and the milliseconds of each stage.
 
-        Raises Overloaded, Draining, DeadlinePassed or ModelError; the tracker then is as it was before, or has forgotten
-        everybody where the frames have another size now.
+        Raises Overloaded, Draining, DeadlinePassed or ModelError; the tracker then is as it was before, or knows nobody
+        where the frames have another size now.
         """
         image_wh = (image.shape[1], image.shape[0])
         if image_wh != self._image_wh:  # another camera, or the phone was turned: old places mean nothing
