@@ -1,5 +1,6 @@
 """The metrics that dashboards rely on."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -7,7 +8,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from serving import Server, encoded, picture
+from test_batcher import asynchronous
+
+from app import metrics
+from app.limits import Record
 
 PICTURE = encoded(picture(boxes=((20, 20, 44, 70),)))
 ROOT = Path(__file__).parent.parent.parent
@@ -61,6 +67,19 @@ def test_the_time_of_a_request_begins_with_its_last_byte(server: Server) -> None
     before = recorded()
     assert server.client.post("/pose", content=slowly()).status_code == 200
     assert recorded() == (before[0] + 1, before[1] + 1)
+
+
+@asynchronous
+async def test_a_request_that_ends_without_an_answer_is_not_counted_as_our_mistake() -> None:
+    async def cut_off(*connection: object) -> None:
+        raise asyncio.CancelledError
+
+    counted = metrics.requests.labels("unknown", "499")._value
+    before = counted.get()
+    with pytest.raises(asyncio.CancelledError):
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        await Record(cut_off)(scope, cut_off, cut_off)
+    assert counted.get() == before + 1
 
 
 def test_several_worker_processes_are_added_up(tmp_path: Path) -> None:

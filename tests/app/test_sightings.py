@@ -1,7 +1,16 @@
 import numpy as np
 
-from app.sightings import FEWEST_SEEN, Regions, Skeleton, body_box, distinct, person_boxes, pose_fit, sizes_px
-from app.sightings import skeletons as skeletons_in
+from app.sightings import (
+    FEWEST_SEEN,
+    Regions,
+    Skeleton,
+    body_box,
+    distinct,
+    person_boxes,
+    pose_fit,
+    sizes_px,
+    skeletons,
+)
 from app.skeleton import OKS_SIGMAS
 
 DETECTED = np.array([[10, 10, 50, 90]], np.float32)
@@ -27,7 +36,7 @@ def test_three_keypoints_are_nobody() -> None:
 def test_keypoints_of_which_the_network_is_hardly_sure_are_nobody_however_many() -> None:
     def found(score: float) -> int:
         regions = Regions(DETECTED.astype(np.float64), np.array([0.9]), True)
-        return len(skeletons_in((200, 200), regions, skeleton(20, 80), np.full((1, 17), score)))
+        return len(skeletons((200, 200), regions, skeleton(20, 80), np.full((1, 17), score)))
 
     assert (found(0.09), found(0.11)) == (0, 1)
 

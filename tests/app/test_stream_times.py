@@ -16,8 +16,8 @@ def test_a_frame_s_wait_for_the_one_before_it_counts_against_its_deadline(serve)
         assert held.entered.wait(20)
         stream.send(ONE)
         stream.ping().wait(20)  # the pong says that the second frame waits
-        threading.Event().wait(2.5)
-        vars(server.app.state.settings)["request_deadline_ms"] = 2000  # frozen, and rightly so
+        threading.Event().wait(1.2)
+        vars(server.app.state.settings)["request_deadline_ms"] = 1000  # frozen, and rightly so
         held.release.set()
         first, second = answer(stream), answer(stream)
         assert len(first["people"]) == 1
