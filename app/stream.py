@@ -183,16 +183,21 @@ class Session:
         Who is only wanted from now on may be followed by nobody yet: the detector is to look at once.
         """
         follower, tracker = self._follower, self._follower.tracker
-        before = tracker.max_people, -tracker.min_score, follower.tiles
+        before = self._wanted()
         follower.min_score = options.min_score
         follower.tiles = options.tiles or self._settings.stream_tiles
         tracker.max_people = options.max_people or self._settings.max_people
         tracker.min_score = self._settings.min_score if options.min_score is None else options.min_score
         tracker.detect_every_frames = options.detect_every or self._settings.stream_detect_every_frames
         tracker.smoothing = options.smoothing
-        now = tracker.max_people, -tracker.min_score, follower.tiles
-        if options.detect or any(new > old for new, old in zip(now, before, strict=True)):
+        if options.detect or any(new > old for new, old in zip(self._wanted(), before, strict=True)):
             tracker.ask_detector()
+
+    def _wanted(self) -> tuple[float, ...]:
+        """How many people, how unsure (to the service, and to the detector) and how small; more of any is more."""
+        follower, tracker = self._follower, self._follower.tracker
+        least = self._pipeline.detector.min_score if follower.min_score is None else follower.min_score
+        return tracker.max_people, -tracker.min_score, -least, follower.tiles
 
     async def _answer(self) -> NoReturn:
         """Work on the newest frame, for ever."""

@@ -56,3 +56,14 @@ def test_who_is_followed_without_a_client_s_options_has_the_service_s_own_least_
         return people
 
     assert with_pipeline(tiny_models, shown) == []
+
+
+def test_a_least_score_below_the_detector_s_own_looks_at_once_though_it_is_above_the_service_s(serve):
+    """The tiny detector's own is 0.3: whom it was not asked to tell is followed by nobody yet."""
+    with open_stream(serve(min_score=0.1, stream_detect_every_frames=1000)) as stream:
+        looked = [ask(stream, ONE)["timing_ms"]["detect"] > 0 for _ in range(2)]
+        stream.send('{"min_score": 0.2}')
+        looked += [ask(stream, ONE)["timing_ms"]["detect"] > 0 for _ in range(2)]
+        stream.send('{"min_score": 0.5}')
+        looked += [ask(stream, ONE)["timing_ms"]["detect"] > 0]
+    assert looked == [True, False, True, False, False]

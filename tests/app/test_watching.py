@@ -53,6 +53,15 @@ def test_frames_are_sent_as_often_and_as_large_as_was_said(server: Server, film:
     assert {tuple(answer["image"].values()) for answer in said} == {(80, 60)}
 
 
+def test_a_frame_of_any_shape_can_be_made_small(server: Server, tmp_path: Path) -> None:
+    strip = tmp_path / "strip.avi"
+    writer = cv2.VideoWriter(str(strip), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (1600, 16))
+    writer.write(np.zeros((16, 1600, 3), np.uint8))
+    writer.release()
+    (said,) = answers(strip, "--url", server.url, "--max-side", 16)
+    assert said["image"] == {"width": 16, "height": 1}
+
+
 def test_several_files_are_watched_at_once(server: Server, film: Path) -> None:
     other = film.with_name("other.avi")
     other.write_bytes(film.read_bytes())
