@@ -8,6 +8,7 @@ import time
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from app.connection import HttpProtocol
 from app.main import create_app
@@ -48,10 +49,10 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(settings: Settings) -> None:
-    """Serve until a signal ends it. Exits with FAILED_TO_START where the networks cannot be loaded."""
-    config = uvicorn.Config(
-        create_app(settings),
+def configured(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves `app`."""
+    return uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         forwarded_allow_ips=list(settings.trusted_proxies),
@@ -64,7 +65,11 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=75,  # proxies keep connections for 60 s and would send on one that we are about to close
         timeout_graceful_shutdown=30,
     )
-    server = Server(config, settings.drain_s)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal ends it. Exits with FAILED_TO_START where the networks cannot be loaded."""
+    server = Server(configured(create_app(settings), settings), settings.drain_s)
     try:
         server.run()
     except KeyboardInterrupt:  # uvicorn raises the signal again once it has ended

@@ -3,7 +3,9 @@
 uvicorn closes a connection only when the client has taken every byte: one who stops reading would keep the socket and
 its buffers for ever, long after the application has ended and stopped counting the stream. And it takes all that comes
 at once: some ten thousand frames of a byte or none would keep the event loop from everybody else for half a second
-each time, and fragments of a message that never ends would fill the memory.
+each time, and fragments of a message that never ends would fill the memory. And it closes on a message that is too
+large in the middle of it: the kernel resets a connection that is closed with bytes unread, and the client would not
+hear why.
 """
 
 import asyncio
@@ -36,6 +38,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.logger = self.conn.logger = log
         self._pieces: deque[bytes] = deque()
         self._frames_taken = 0  # of the last piece
+        self._deaf = False  # what still comes is not listened to
 
     async def run_asgi(self) -> None:
         await super().run_asgi()
@@ -56,6 +59,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         others_wait = bool(self._pieces)
         self._pieces.extend(data[start : start + PIECE_BYTES] for start in range(0, len(data), PIECE_BYTES))
         if not others_wait:
@@ -71,15 +76,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Take what was read, until a piece had many frames: the next has its turn after the event loop's others."""
         while self._pieces:
             super().data_received(self._pieces[0])
-            if self.disconnected or self.transport.is_closing():
+            if self.disconnected or self._deaf or self.transport.is_closing():
                 self._pieces.clear()
-                return
+                break
             self._pieces.popleft()
             if self._frames_taken > MANY_FRAMES and self._pieces:
                 self.transport.pause_reading()
                 self.loop.call_soon(self._take_pieces)
                 return
-        if not self.read_paused:
+        if not (self.read_paused or self.transport.is_closing()):
             self.transport.resume_reading()
 
     def handle_events(self) -> None:
@@ -92,6 +97,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         elif not self.close_sent:
             self.conn.fail(1008, f"a message may come in {MOST_FRAGMENTS} fragments")
             self.handle_parser_exception()
+
+    def handle_parser_exception(self) -> None:
+        """Say what was wrong, and let the client finish: it closes when it has read that, or has `close_timeout`."""
+        closed = self.conn.close_sent
+        assert closed is not None
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": closed.code, "reason": closed.reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = self._deaf = True
+        if self.transport.can_write_eof():  # not through TLS
+            self.transport.write_eof()
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
 
     def handle_ping(self) -> None:
         """Nothing slows down who sends pings: with the buffer full they stay unanswered (RFC 6455, 5.5.3, lets us)."""

@@ -15,11 +15,10 @@ import numpy as np
 import uvicorn
 from numpy.typing import NDArray
 
-from app.connection import HttpProtocol
 from app.main import create_app
 from app.pipeline import Pipeline
+from app.server import configured
 from app.settings import Settings
-from app.websocket import WebSocketProtocol
 
 T = TypeVar("T")
 
@@ -53,7 +52,7 @@ def free_port() -> int:
 def running(settings: Settings, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server]:
     """The service on this port (0: a free one), in a thread, until the block ends."""
     app = create_app(settings)
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", http=HttpProtocol, ws=WebSocketProtocol)
+    config = configured(app, settings.model_copy(update={"host": host, "port": port}))
     server = uvicorn.Server(config)
     listening = config.bind_socket()
     listening.listen()  # so that a first request finds a queue even before the server takes it over

@@ -258,7 +258,7 @@ def test_frames_and_sessions_are_counted(serve):
 
 
 @pytest.mark.parametrize(("send", "code", "reason"), [
-    (lambda stream: stream.send(bytes(4_000_001)), 1009, "too_large"),
+    (lambda stream: stream.send(bytes(4_000_001)), 1009, "protocol"),
     (lambda stream: stream.send(b"\xff", text=True), 1007, "protocol"),
     (lambda stream: stream.send("no JSON"), 1003, "bad_parameter"),
 ])  # fmt: skip
