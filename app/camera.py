@@ -23,14 +23,15 @@ RETRY_S = 3.0  # between two tries to open a camera
 SLACK = 0.1  # of the time between two frames, by which one may come early
 TIMEOUT_MS = 10_000  # to open a camera, and for its next frame
 JPEG_QUALITY = 80
-# Where cameras take a password: before the host, in a query (?pwd=...), in the path (/user=admin&password=...).
+# Cameras and services take passwords before the host, in a query (?pwd=...) and in the path (/user=admin&password=...).
 USER = re.compile(r"(?<=://)[^/]*@")
-SECRET = re.compile(r"(?<=[?&;/_])(\w*?(?:pass|ps?wd?|token|key|secret|auth)\w*?)=[^&;/?#]*", re.IGNORECASE)
+VALUE = re.compile(r"([\w.-]+)=[^&;#]*")
+HARMLESS = {"channel", "ch", "cam", "camera", "stream", "subtype", "profile", "id", "resolution", "fps", "unicast"}
 
 
 def without_secrets(address: str) -> str:
-    """A camera's address for logs and answers."""
-    return SECRET.sub(r"\1=***", USER.sub("", address))
+    """An address for logs and answers: no user, and of its values only those that tell one camera from another."""
+    return VALUE.sub(lambda pair: pair[0] if pair[1].lower() in HARMLESS else f"{pair[1]}=***", USER.sub("", address))
 
 
 @dataclass(frozen=True)

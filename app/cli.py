@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,17 +118,18 @@ def watch(
             cameras, Service(url, key, options), lambda answer: print(orjson.dumps(answer).decode(), flush=True)
         )
 
-    code = 0
+    code: Any = 0
     try:
         with one_line_errors():
             asyncio.run(run())
     except typer.Exit as end:
         code = end.exit_code
+    except SystemExit as end:
+        code = end.code
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     if any(camera.reading for camera in cameras):  # stuck in OpenCV, where Python's own end would abort the process
-        with suppress(OSError):
-            sys.stdout.flush()
+        sys.stdout.flush()
         os._exit(code)
     raise typer.Exit(code)
 

@@ -41,8 +41,6 @@ from app.turns import LIVE
 log = logging.getLogger("app.stream")
 router = APIRouter()
 
-BROKEN = (1002, 1007, 1009)  # what the connection is closed with for messages that never got here
-
 
 @router.get("/stream", include_in_schema=False, response_model=None)
 async def no_websocket() -> NoReturn:
@@ -67,9 +65,8 @@ async def stream(websocket: WebSocket) -> None:
     try:
         async with admit(websocket, settings, Sessions.of(websocket.app)) as frames:
             await Session(websocket, websocket.app.state.pipeline, settings, frames).run()
-    except WebSocketDisconnect as closed:
-        if closed.code in BROKEN:
-            metrics.rejected.labels("protocol").inc()
+    except WebSocketDisconnect:
+        pass
     except End as end:
         await end.say(websocket, settings.stream_send_timeout_s)
     except Exception:
@@ -91,7 +88,7 @@ class Session:
         self._mailbox = Mailbox()
         self._sending = asyncio.Lock()
         self._busy = False  # with a frame
-        self._free_s = time.perf_counter()  # when all there was had been answered
+        self._free_s = time.perf_counter()  # since when it has had nothing to look at
         self._active_s = time.monotonic()  # when the client last said something, or was last answered
 
     async def run(self) -> NoReturn:
@@ -208,7 +205,9 @@ class Session:
                 outcome = await self._answer_one(frame)
             finally:
                 metrics.stream_frames.labels(outcome).inc()
-                self._busy, self._active_s, self._free_s = False, time.monotonic(), time.perf_counter()
+                self._busy, self._active_s = False, time.monotonic()
+                if outcome != "bad":
+                    self._free_s = time.perf_counter()
 
     async def _answer_one(self, frame: Frame) -> str:
         """Returns the frame's label in pose_stream_frames_total. Raises End where the service is about to stop."""

@@ -21,7 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import process_exception
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
-from app.camera import Camera, Shot
+from app.camera import Camera, Shot, without_secrets
 
 log = logging.getLogger("app.watching")
 logging.getLogger("websockets.client").setLevel(logging.WARNING)  # it names neither camera nor service; we do
@@ -42,12 +42,17 @@ class Service:
     key: str = ""
     options: str = ""
 
+    @property
+    def name(self) -> str:
+        """The address for logs."""
+        return without_secrets(self.url)
+
     def stream_url(self) -> str:
         """The address of /stream for http(s)://host or ws(s)://host, with or without it. Raises ValueError."""
         parts = urlsplit(self.url)
         scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
         if scheme not in ("ws", "wss") or not parts.hostname:
-            raise ValueError(f"the service's address is like http://localhost:8000, got {self.url!r}")
+            raise ValueError(f"the service's address is like http://localhost:8000, got {self.name!r}")
         path = parts.path.rstrip("/").removesuffix("/stream") + "/stream"
         return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
 
@@ -111,24 +116,24 @@ class _Watcher:
                 if code != TIME_IS_UP or not self._heard:
                     await asyncio.sleep(next(_pauses_s()))
         except (InvalidHandshake, InvalidURI) as error:
-            raise ValueError(f"{url}: {error}") from None
+            raise ValueError(f"{without_secrets(url)}: {error}") from None
 
     def _not_connected(self, error: Exception) -> Exception | None:
         """None where another try makes sense, and why there will be one is said; else what ends it."""
         if isinstance(error, ssl.SSLCertVerificationError):
             how = "a certificate of one's own is trusted by SSL_CERT_FILE"
-            return ValueError(f"{self._service.url}: {error.verify_message}; {how}")
+            return ValueError(f"{self._service.name}: {error.verify_message}; {how}")
         busy = isinstance(error, InvalidStatus) and error.response.status_code in BUSY
         if not busy and process_exception(error) is not None:
             return error
-        log.warning("%s: %s does not answer (%s); trying again", self._camera.name, self._service.url, error)
+        log.warning("%s: %s does not answer (%s); trying again", self._camera.name, self._service.name, error)
         return None
 
     def _judge(self, closed: ConnectionClosed) -> int:
         """The code with which the stream was closed. Raises ValueError where there is no sense in another try."""
         code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "the connection was lost")
         if code in FATAL:
-            raise ValueError(f"{self._service.url}: the service closed the stream with {code}: {reason}")
+            raise ValueError(f"{self._service.name}: the service closed the stream with {code}: {reason}")
         if code == TOO_BIG:
             self._under_way.clear()  # whose frame will not be taken the next time either
             reason += "; --max-side makes frames smaller"

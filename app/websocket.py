@@ -18,6 +18,8 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from app import metrics
+
 log = logging.getLogger("app.websocket")
 log.setLevel(logging.WARNING)  # below it are whole addresses, in which somebody may put a key; app.door says the rest
 
@@ -100,6 +102,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_parser_exception(self) -> None:
         """Say what was wrong, and let the client finish: it closes when it has read that, or has `close_timeout`."""
+        metrics.rejected.labels("protocol").inc()
         closed = self.conn.close_sent
         assert closed is not None
         self.queue.put_nowait({"type": "websocket.disconnect", "code": closed.code, "reason": closed.reason})

@@ -91,13 +91,22 @@ def person_categories(categories: list[Entry], people: list[Entry], path: Path) 
             raise DataError(
                 f"{path}: category {category.get('name')}: keypoints must be a list of names, got {listed!r}"
             )
-        _check_names([str(name) for name in listed], f"{path}: category {category.get('name')}")
+        _check_names(list(listed), f"{path}: category {category.get('name')}")
     return {whole(category.get("id")) for category in chosen} if len(categories) > 1 else None
 
 
+def _plain(name: object) -> str:
+    """A keypoint's name, however its words are joined."""
+    return re.sub(r"[\s_-]+", "_", str(name).strip().lower())
+
+
+def _named_as_coco(listed: object) -> bool:
+    return isinstance(listed, list) and tuple(map(_plain, listed)) == COCO.names
+
+
 def _check_names(listed: list[str], where: str) -> None:
-    """Raises DataError for keypoints that are not COCO's 17 in their order, however their words are joined."""
-    names = [re.sub(r"[\s_-]+", "_", name.strip().lower()) for name in listed]
+    """Raises DataError for keypoints that are not COCO's 17 in their order."""
+    names = [_plain(name) for name in listed]
     if len(names) != NUM_KEYPOINTS:
         raise DataError(f"{where} has {len(names)} keypoints: expected COCO's 17")
     for number, (name, expected) in enumerate(zip(names, COCO.names, strict=True), 1):
@@ -116,7 +125,7 @@ def _check_skeletons(called: list[Entry], categories: list[Entry], people: list[
     if not called or ids & used or any(category.get("keypoints") for category in called):
         return
     for category in categories:
-        if whole(category.get("id")) in used and len(category.get("keypoints") or ()) == NUM_KEYPOINTS:
+        if whole(category.get("id")) in used and _named_as_coco(category.get("keypoints")):
             both = f"boxes are of category person and keypoints of category {category.get('name')}"
             raise DataError(f"{path}: {both}: expected both in each annotation, of one category called person")
 

@@ -80,7 +80,9 @@ def keypoints_fault(annotation: Entry, size_wh: tuple[int, int]) -> str | None:
     parts = points / size_wh
     if parts.min() < -MARGIN or parts.max() > 1 + MARGIN:
         return "a labelled one lies far outside the picture"
-    x, y, w, h = annotation["bbox"]
+    box = _numbers(annotation["bbox"])
+    assert box is not None  # it is sound
+    x, y, w, h = box
     near = np.abs(points - (x + w / 2, y + h / 2)) <= np.array([w, h]) * (0.5 + STRAY)
     return None if near.all(1).any() else "no labelled one is near the box"
 

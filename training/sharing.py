@@ -1,6 +1,8 @@
 """Whether what is measured on was learnt from, too."""
 
+import filecmp
 import logging
+import posixpath
 from pathlib import Path
 
 from training.annotations import read_content, table
@@ -27,9 +29,10 @@ def warn_of_shared(folder: Path, name: str = "val") -> None:
 
 def _files(split: Split) -> dict[str, Path]:
     entries = table(read_content(split.annotations), "images", split.annotations)
-    return {str(entry.get("file_name")): split.images / str(entry.get("file_name")) for entry in entries}
+    names = [posixpath.normpath(str(entry.get("file_name"))) for entry in entries]
+    return {name: split.images / name for name in names}
 
 
 def _same(one: Path, other: Path) -> bool:
     """Whether two files of one name are one picture: in COCO's layout each split has a folder, and may have a copy."""
-    return one == other or (one.is_file() and other.is_file() and one.stat().st_size == other.stat().st_size)
+    return one == other or (one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False))

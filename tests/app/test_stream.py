@@ -70,6 +70,17 @@ def test_the_detector_looks_after_a_silence_of_the_client_but_not_because_the_se
     assert detected == [True, True, True, False, True]
 
 
+def test_frames_that_show_nothing_are_silence(serve, monkeypatch):
+    monkeypatch.setattr("app.stream.PAUSE_S", 0.3)
+    server = serve(stream_detect_every_frames=1000)
+    with open_stream(server) as stream:
+        ask(stream, ONE)
+        for _ in range(5):
+            assert "error" in ask(stream, b"no picture")
+            threading.Event().wait(0.08)
+        assert ask(stream, ONE)["timing_ms"]["detect"] > 0
+
+
 def test_a_large_frame_is_looked_at_in_tiles_when_the_client_or_the_service_says_so(server, serve):
     frame = encoded(picture(1600, 1600, boxes=IN_CORNERS), ".jpg")
 

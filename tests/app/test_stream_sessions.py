@@ -271,6 +271,15 @@ def test_a_stream_that_is_closed_for_what_it_sent_is_counted(server, send, code,
     assert eventually(lambda: server.metric("pose_rejected_total", reason=reason) == before + 1)
 
 
+def test_what_a_client_closes_with_is_its_own_affair(server):
+    before = server.metric("pose_rejected_total", reason="protocol")
+    with open_stream(server) as stream:
+        ask(stream, ONE)
+        stream.close(1009, "your answers are too long for me")
+    assert eventually(lambda: server.metric("pose_stream_sessions") == 0)
+    assert server.metric("pose_rejected_total", reason="protocol") == before
+
+
 def test_a_stream_at_another_path_is_not_found_and_one_without_websocket_is_told_what_it_needs(server):
     with pytest.raises(InvalidStatus) as refused, connect(server.url.replace("http", "ws") + "/no/stream"):
         pass

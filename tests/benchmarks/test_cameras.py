@@ -15,7 +15,7 @@ def test_a_row_tells_what_was_sent_and_what_came_back(server: Server, monkeypatc
     monkeypatch.setattr(cameras, "SETTLING_S", 0.2)
     row = asyncio.run(cameras.measure(server.url, FRAMES, streams=2, fps=20, seconds=1))
     streams, sent, answered, looks, median_ms, late_ms = map(float, row.split())
-    assert (streams, sent) == (2, 40)
+    assert streams == 2 and 10 < sent <= 42
     assert 0 <= looks < answered <= 60
     assert 0 < median_ms <= late_ms
 
@@ -23,7 +23,7 @@ def test_a_row_tells_what_was_sent_and_what_came_back(server: Server, monkeypatc
 def test_streams_that_the_service_refuses_are_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cameras, "SETTLING_S", 0.2)
     most = server.app.state.settings.stream_max_sessions_per_address
-    with pytest.raises(ValueError, match="1 of 9 streams were closed; POSE_STREAM_MAX_SESSIONS_PER_ADDRESS is 8"):
+    with pytest.raises(ValueError, match="1 of 9 streams were closed: received 1013 .* too many streams"):
         asyncio.run(cameras.measure(server.url, FRAMES, streams=most + 1, fps=20, seconds=1))
 
 
