@@ -9,7 +9,7 @@ import { onFiles } from "./drop.js";
 import { key, noteKey } from "./key.js";
 import { Meter } from "./meter.js";
 import { peopleIn } from "./picture.js";
-import { say, toast } from "./words.js";
+import { hush, say, toast } from "./words.js";
 
 const STALE_MS = 700; // an answer older than this fades out
 const TOAST_MS = 4000; // long enough to read a sentence
@@ -39,26 +39,37 @@ function change(next) {
     video.removeAttribute("src");
   }
   people = { list: [], size: { width: 1, height: 1 }, at: 0 };
-  const left = $("welcome").contains(document.activeElement); // the focus would be lost with it
+  const left = [$("welcome"), $("bar")].some((part) => part.contains(document.activeElement)); // and would be hidden
   show = next;
   document.body.dataset.state = next.kind;
-  if (left && next.kind !== "idle") $("stop").focus();
+  if (left) $(next.kind === "idle" ? "use-camera" : "stop").focus();
   setRatio(next.size ? next.size.width / next.size.height : 1.6);
   $("switch").hidden = true;
   for (const id of ["fps", "latency", "age"]) $(id).textContent = "–";
   for (const id of ["people", "dropped"]) $(id).textContent = "0";
-  toast("");
+  hush();
   describe();
 }
 
 function goIdle(sentence = "", needsKey = false) {
   change({ kind: "idle" });
+  $("key-form").hidden = !needsKey;
+  note(sentence);
+  if (needsKey) $("key").focus();
+}
+
+/** What keeps the start page from going on, or nothing. */
+function note(sentence) {
   $("notice").textContent = sentence;
   $("notice").hidden = !sentence;
-  $("key-form").hidden = !needsKey;
-  if (needsKey) $("key").focus();
-  else if (sentence) $("notice").scrollIntoView({ block: "nearest" });
+  if (sentence) $("notice").scrollIntoView({ block: "nearest" });
   say("");
+}
+
+/** Of a file that is no use: what is shown goes on. */
+function complain(sentence) {
+  if (show.kind === "idle") note(sentence);
+  else toast(sentence, TOAST_MS);
 }
 
 function setRatio(ratio) {
@@ -110,7 +121,7 @@ async function showPicture(file) {
   try {
     image = await createImageBitmap(file);
   } catch {
-    if (chosen === mine) goIdle("This browser cannot open that picture. A JPEG, PNG or WebP file will do.");
+    if (chosen === mine) complain("This browser cannot open that picture. A JPEG, PNG or WebP file will do.");
     return;
   }
   if (chosen !== mine) return image.close();
@@ -267,8 +278,7 @@ function showFile(file) {
   if (!file) return;
   if (file.type.startsWith("image/")) showPicture(file);
   else if (file.type.startsWith("video/") || /\.(mkv|mov|mp4|webm)$/i.test(file.name)) showVideo(file);
-  else if (show.kind === "idle") goIdle("That is neither a picture nor a video.");
-  else toast("That is neither a picture nor a video.", TOAST_MS);
+  else complain("That is neither a picture nor a video.");
 }
 
 function choose() {
@@ -284,10 +294,7 @@ function stop() {
 $("use-camera").addEventListener("click", () => showCamera());
 $("choose").addEventListener("click", choose);
 $("another").addEventListener("click", choose);
-$("stop").addEventListener("click", () => {
-  stop();
-  $("use-camera").focus();
-});
+$("stop").addEventListener("click", stop);
 $("file").addEventListener("change", () => showFile($("file").files[0]));
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();

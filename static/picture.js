@@ -11,7 +11,7 @@ export async function peopleIn(file, image, size, key) {
   try {
     if (SENT_AS_IS.includes(file.type)) return await findPeople(file, key);
   } catch (error) {
-    if (!error.tooLarge || Math.max(size.width, size.height) <= SIDE_PX) throw error;
+    if (!error.tooLarge) throw error;
   }
   return findPeople(await new Capture().encode(image, size, SIDE_PX), key);
 }

@@ -8,6 +8,13 @@ export function say(sentence) {
   if (status.textContent !== sentence) status.textContent = sentence;
 }
 
+/** Nothing is over what is shown, not even what is to be read. */
+export function hush() {
+  clearTimeout(held);
+  held = 0;
+  toast("");
+}
+
 /** A sentence over what is shown: until another one, or for `holdMs`. */
 export function toast(sentence, holdMs = 0) {
   if (held && !sentence) return;

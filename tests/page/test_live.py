@@ -69,7 +69,11 @@ def test_a_file_of_no_use_does_not_end_what_is_live(open_page):
     show(page, b"words", "a.txt", "text/plain")
     expect(page.locator("#toast")).to_have_text("That is neither a picture nor a video.")
     expect(page.locator("#toast")).to_be_hidden()
+    show(page, b"no picture", "a.png", "image/png")
+    expect(page.locator("#toast")).to_contain_text("cannot open that picture")
     assert page.locator("body").get_attribute("data-state") == "live"
+    page.click("#stop")
+    expect(page.locator("#toast")).to_be_hidden(timeout=1000)  # before its time: there is nothing that it would be over
 
 
 def test_a_video_file_is_played_and_analysed(open_page, tmp_path):
@@ -291,3 +295,4 @@ def test_a_camera_that_is_pulled_out_is_told(open_page):
     expect(page.locator("#people")).to_have_text("1")
     page.evaluate("camera.getTracks()[0].dispatchEvent(new Event('ended'))")
     expect(page.get_by_role("alert")).to_have_text("The camera was disconnected.")
+    expect(page.get_by_role("button", name="Use camera")).to_be_focused()  # as the button that had the focus is gone

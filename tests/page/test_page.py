@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pages import PERSON, show
 from serving import encoded, picture, running
@@ -88,10 +89,15 @@ def test_a_file_that_is_no_use_gets_a_sentence(open_page, data, name, kind, sent
 
 
 def test_a_picture_that_is_too_large_for_the_server_is_sent_smaller(open_page, tiny_models):
-    with running(Settings(provider="cpu", max_pixels=5_000_000, **tiny_models)) as small:
+    with running(Settings(provider="cpu", max_pixels=5_000_000, max_body_bytes=300_000, **tiny_models)) as small:
         page = open_page(small.url)
         show(page, encoded(picture(2560, 2560, ((600, 480, 1040, 1600),))))
         expect(page.get_by_role("status")).to_have_text("1 person found.")
+        many_bytes = picture(640, 480, (PERSON,)) // 2 + np.random.default_rng(0).integers(
+            0, 120, (480, 640, 3), np.uint8
+        )
+        show(page, encoded(many_bytes.astype(np.uint8)))
+        expect(page.get_by_role("status")).to_have_text(re.compile("found|Nobody"))
 
 
 def test_a_picture_is_drawn_once_and_not_with_every_frame(open_page):
@@ -155,6 +161,9 @@ def test_a_wrong_key_is_told_and_the_picture_is_kept(open_page, tiny_models):
     with running(Settings(provider="cpu", api_keys="right", **tiny_models)) as locked:
         page = open_page(locked.url)
         show(page, encoded(picture(640, 480, (PERSON,))))
+        page.get_by_label("API key").fill("half a k")
+        show(page, b"words", "a.txt", "text/plain")
+        expect(page.get_by_label("API key")).to_have_value("half a k")
         page.get_by_label("API key").fill("wrong")
         page.keyboard.press("Enter")
         expect(page.get_by_role("alert")).to_have_text("The server does not accept that API key.")
