@@ -213,6 +213,15 @@ def test_boxes_and_skeletons_of_two_categories_are_refused_where_both_are_used(t
         read_annotations(path)
 
 
+@pytest.mark.parametrize("skeleton", [17, list("abcdefghijklmnopq"), None])
+def test_skeletons_of_something_else_beside_people_are_no_people(tmp_path: Path, skeleton: object) -> None:
+    annotations = [{"id": number, "image_id": 1, "category_id": number} for number in (1, 2)]
+    annotations[1] |= {"keypoints": [1.0, 2.0, 2.0] * 17}
+    categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog", "keypoints": skeleton}]
+    path = written(tmp_path / "train.json", annotations=annotations, categories=categories)
+    assert [person["id"] for person in read_annotations(path).people] == [1]
+
+
 def test_a_folder_without_the_split_is_told_what_was_looked_for_and_what_lies_there(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     for name in ("coco.json", "labels/train.json"):

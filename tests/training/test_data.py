@@ -86,6 +86,19 @@ def test_broken_annotations_are_named_and_left_out(
         assert f"left out: annotation {fault}" in caplog.text
 
 
+def test_numbers_may_be_written_as_texts(drawn_folder: Path, tmp_path: Path) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            annotation["bbox"] = [str(side) for side in annotation["bbox"]]
+            annotation["keypoints"] = [str(number) for number in annotation["keypoints"]]
+
+    texts, numbers = (load_dataset(folder, "train").people for folder in (
+        changed(drawn_folder, tmp_path / "people", edit), drawn_folder
+    ))  # fmt: skip
+    assert torch.equal(texts.boxes, numbers.boxes) and torch.equal(texts.keypoints, numbers.keypoints)
+    assert torch.equal(texts.labelled, numbers.labelled)
+
+
 def test_a_person_with_bad_keypoints_is_still_a_person_to_the_detector(
     drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
