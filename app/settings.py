@@ -23,9 +23,14 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _split(value: Any) -> Any:
-    """Raises ValueError for a text that is there and names nothing: no keys from "," would open the service to all."""
+    """Raises ValueError for a text that is there and names nothing: no keys from "," would open the service to all.
+
+    And for bytes that are no UTF-8, which Python hands on as lone surrogates: no key could be compared with them.
+    """
     if not isinstance(value, str):
         return value
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError("is not UTF-8 text")
     parts = tuple(part.strip() for part in value.split(",") if part.strip())
     if value and not parts:
         raise ValueError("names nothing: leave it empty, or give values with commas between them")

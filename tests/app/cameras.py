@@ -47,9 +47,9 @@ def watched(source: str, service: Service, enough: Callable[[list[dict[str, Any]
 
 
 @contextmanager
-def listening(speak: Callable[[Any], None]) -> Iterator[str]:
-    """The address of a service that speaks so with whoever connects."""
-    with serve_sockets(speak, "127.0.0.1", 0) as service:
+def listening(speak: Callable[[Any], None], **options: Any) -> Iterator[str]:
+    """The address of a service that speaks so with whoever connects; options are those of websockets."""
+    with serve_sockets(speak, "127.0.0.1", 0, **options) as service:
         thread = threading.Thread(target=service.serve_forever)
         thread.start()
         yield f"ws://127.0.0.1:{service.socket.getsockname()[1]}/stream"

@@ -76,6 +76,13 @@ def test_a_bad_option(server: Server, query: str) -> None:
         assert_problem(server.client.post(f"/pose?{query}", content=PERSON, headers=PNG), 422, query.partition("=")[0])
 
 
+def test_every_bad_option_is_told_by_its_name_alone(server: Server) -> None:
+    answer = server.client.post("/pose?max_people=0&unknown=1", content=PERSON, headers=PNG)
+    wanted = "max_people: Input should be greater than or equal to 1; unknown: no such option"
+    assert_problem(answer, 422, wanted)
+    assert answer.json()["detail"] == wanted
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "video/mp4", "?"])
 def test_a_wrong_content_type(server: Server, content_type: str) -> None:
     with refused(server, "unsupported_format"):

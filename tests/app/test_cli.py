@@ -39,7 +39,8 @@ def test_predict_prints_the_people_and_draws_them(tmp_path: Path) -> None:
     path.write_bytes(encoded(picture(boxes=((10, 20, 34, 70),))))
     result = runner.invoke(app, ["predict", str(path), "--render", str(drawn)])
     assert result.exit_code == 0, result.output
-    assert len(json.loads(result.stdout)["people"]) == 1
+    answer = json.loads(result.stdout)
+    assert len(answer["people"]) == 1 and answer["image"] == {"width": 120, "height": 90}
     assert drawn.read_bytes().startswith(b"\xff\xd8\xff")
 
 
@@ -125,15 +126,16 @@ def test_serve_without_its_networks_stops_in_one_line_and_no_traceback(monkeypat
 def serve(
     monkeypatch: pytest.MonkeyPatch, with_tiny_models: None
 ) -> Callable[..., AbstractContextManager[tuple[subprocess.Popen[bytes], httpx.Client]]]:
-    """Starts `okdhp serve` with these settings in a process of its own, and a client for it."""
+    """Starts `okdhp serve` with these settings in a process of its own, and a client for it; {port} is a free one."""
 
     @contextmanager
-    def started(**settings: object) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    def started(*arguments: str, **settings: object) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
         port = free_port()
         for name, value in {"port": port, "drain_s": 0, **settings}.items():
             monkeypatch.setenv(f"POSE_{name.upper()}", str(value))
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
-        command = [sys.executable, "-m", "app.cli", "serve"]
+        given = [argument.format(port=port) for argument in arguments]
+        command = [sys.executable, "-m", "app.cli", "serve", *given]
         with open("stderr", "wb") as log, subprocess.Popen(command, stderr=log) as process:
             try:
                 retrying = httpx.HTTPTransport(retries=12)  # the longer the more often it failed: minutes in all
@@ -144,6 +146,18 @@ def serve(
                 process.kill()
 
     return started
+
+
+def test_a_service_listens_where_the_command_line_says_and_not_where_a_setting_does(serve) -> None:
+    with serve("--host", "127.0.0.1", "--port", "{port}", host="192.0.2.1", port=0) as (_, client):
+        assert client.get("/livez").status_code == 200
+
+
+def test_a_service_logs_nothing_less_important_than_was_asked_for(serve, tmp_path: Path) -> None:
+    with serve(log_level="warning") as (process, _):
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    assert (tmp_path / "stderr").read_text() == ""
 
 
 @pytest.mark.parametrize(("trusted", "second"), [("127.0.0.1", 422), ("192.0.2.1", 429)])
@@ -176,6 +190,17 @@ def test_a_service_closes_its_doors_when_it_has_drained_and_its_log_says_when_th
     (began,) = [line for line in lines if line["logger"] == "app.server"]
     assert began["event"] == "draining: new work is refused until the doors close"
     assert (began["level"], began["signal"], began["drain_s"]) == ("info", "SIGTERM", 0.2)
+
+
+def test_a_service_that_is_interrupted_ends_at_once_without_a_complaint_and_logs_each_request_once(
+    serve, tmp_path: Path
+) -> None:
+    with serve(drain_s=3600) as (process, client):
+        client.get("/no/such/path")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    lines = [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines()]
+    assert [line["logger"] for line in lines if "/no/such/path" in str(line)] == ["app.access"]
 
 
 def test_serve_help_lists_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:

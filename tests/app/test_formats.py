@@ -1,6 +1,7 @@
 """The shapes of an answer, of people whose keypoints are known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,3 +28,18 @@ def test_no_format_has_a_zero_with_a_sign() -> None:
         someone = person(x, score)
         for shaped in (formats.openpose([someone]), formats.coco([someone]), formats.native_person(0, someone)):
             assert "-0.0," not in json.dumps(shaped)
+
+
+def test_pixels_have_two_decimals_and_scores_four() -> None:
+    someone = replace(person(1 / 3, 0.12345678), score=0.87654321)
+    native, (row,) = formats.native_person(0, someone), formats.coco([someone])
+    assert native["keypoints"][0] == {"name": "nose", "x": 0.33, "y": 5.0, "score": 0.1235}
+    assert row["keypoints"] == [0.33, 5.0, 0.1235] * 17
+    assert native["score"] == row["score"] == 0.8765
+
+
+def test_openpose_s_neck_is_as_sure_as_the_shoulder_that_was_seen_less() -> None:
+    someone = person(7, 0.9)
+    someone.keypoint_scores[KEYPOINT_NAMES.index("right_shoulder")] = 0.3
+    (found,) = formats.openpose([someone])["people"]
+    assert found["pose_keypoints_2d"][3:6] == [7, 5, 0.3]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from app.merging import ENOUGH_SURE, SAME_PERSON, SURE, Finds, each_person_once
+from app.merging import SAME_PERSON, SURE, Finds, each_person_once
 from app.overlap import iou, keypoint_similarity, oks
 from app.skeleton import OKS_SIGMAS
 
@@ -31,13 +31,15 @@ def test_of_a_person_found_twice_the_better_stays_and_the_surest_person_comes_fi
 
 def test_a_person_found_whole_and_as_an_upper_half_is_one_by_the_keypoints_that_both_are_sure_of() -> None:
     upper = POSE + np.where(LEGS, 80, 1)[:, None]  # hips and legs are guesses
-    sure = np.full((2, 17), 0.9)
+    sure = np.full((2, 17), 0.35)
     whole_and_half = (0.9, BOX, POSE), (0.5, BOX * [1, 1, 1, 0.3], upper)
     sure[1, LEGS] = 0.1
     assert len(each_person_once(finds(*whole_and_half, sure=sure)).scores) == 1
     assert len(each_person_once(finds(*whole_and_half)).scores) == 2, "they contradict each other about the legs"
-    sure[1, ENOUGH_SURE - 1 :] = 0.1
-    assert len(each_person_once(finds(*whole_and_half, sure=sure)).scores) == 2, "four keypoints are too few to tell"
+    sure[1, 5:] = 0.1
+    assert len(each_person_once(finds(*whole_and_half, sure=sure)).scores) == 1, "five keypoints are enough to tell"
+    sure[1, 4:] = 0.1
+    assert len(each_person_once(finds(*whole_and_half, sure=sure)).scores) == 2, "four keypoints are too few"
 
 
 @pytest.mark.parametrize("shift, people", [(0, 1), (20, 1), (50, 2)])

@@ -1,8 +1,10 @@
 """Drawing people."""
 
+import cv2
 import numpy as np
 import pytest
 from serving import picture
+from skimage import data
 
 from app.errors import BadParameter
 from app.pipeline import Person
@@ -39,6 +41,24 @@ def test_keypoints_of_low_score_are_not_drawn() -> None:
     np.testing.assert_array_equal(draw(image, [person(score=0.05)]), image)
 
 
+def test_of_a_limb_both_ends_have_to_be_seen() -> None:
+    half = person()
+    half.keypoint_scores[KEYPOINT_NAMES.index("left_ankle")] = 0.05
+    half.keypoints[KEYPOINT_NAMES.index("left_ankle")] = (95, 5)
+    image = picture(100, 100)
+    assert (draw(image, [half])[:20, 88:] == image[:20, 88:]).all()
+
+
+def test_a_keypoint_is_drawn_around_its_place() -> None:
+    one = person()
+    one.keypoint_scores[1:] = 0.0
+    one.keypoints[0] = (50.5, 40.5)  # the middle of a pixel
+    image = picture(100, 100)
+    rows, columns = np.nonzero((draw(image, [one]) != image).any(-1))
+    middle = columns.mean() + 0.5, rows.mean() + 0.5
+    assert middle == pytest.approx((50.5, 40.5), abs=0.4)  # OpenCV's circles are not quite round
+
+
 def test_larger_people_get_thicker_lines() -> None:
     image = picture(800, 800)
     small = person()
@@ -55,13 +75,16 @@ def test_in_a_tiny_picture_the_people_stay_to_be_seen_under_their_skeletons() ->
     assert not (abs(drawn.astype(int) - OUTLINE).sum(-1) < 12).any()
 
 
-@pytest.mark.parametrize("offset", [-50.0, 1e5, -1e5])
+@pytest.mark.parametrize("offset", [-50.0, 1e5, -1e5, 1e10])
 def test_people_partly_or_wholly_outside_are_no_trouble(offset: float) -> None:
     assert draw(picture(100, 100), [person(offset=offset)]).shape == (100, 100, 3)
 
 
-def test_a_drawing_becomes_a_jpeg() -> None:
-    assert to_jpeg(picture()).startswith(b"\xff\xd8\xff")
+def test_a_drawing_becomes_a_file_that_shows_it() -> None:
+    drawing = np.ascontiguousarray(data.astronaut()[:256, :256])
+    for file in (to_jpeg(drawing), *(to_file(drawing, suffix) for suffix in (".png", ".JPG", ".webp"))):
+        shown = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB)
+        assert abs(shown.astype(int) - drawing).mean() < 5
 
 
 def test_a_picture_larger_than_its_file_s_format_can_be_is_refused_in_words() -> None:

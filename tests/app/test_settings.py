@@ -1,5 +1,6 @@
 """Settings: POSE_* variables and .env, refused in one line when unknown or impossible."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ def test_the_defaults_are_those_documented() -> None:
 
 
 def test_the_environment_wins_over_the_file_and_the_command_line_over_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path(".env").write_text("POSE_PORT=1\nPOSE_MAX_PEOPLE=7\nPOSE_MAX_IMAGES=3\nOTHER=untouched\n")
+    Path(".env").write_text("# ours\n\nPOSE_PORT=1\nPOSE_MAX_PEOPLE=7\nPOSE_MAX_IMAGES=3\nOTHER=untouched\n")
     monkeypatch.setenv("POSE_PORT", "2")
     monkeypatch.setenv("pose_max_people", "9")
     settings = Settings.load(port=3)
@@ -41,6 +42,8 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     ("POSE_PORT", "eighty"), ("POSE_PORT", "70000"), ("POSE_PROVIDER", "gpu"), ("POSE_MAX_BATCH", "0"),
     ("POSE_MAX_DELAY_MS", "nan"), ("POSE_MAX_DELAY_MS", "-1"), ("POSE_STREAM_MAX_AGE_S", "inf"),
     ("POSE_LOG_LEVEL", "loud"), ("POSE_RATE_LIMIT_PER_MINUTE", "-1"), ("POSE_MAX_PIXELS", ""),
+    ("POSE_BODY_TIMEOUT_S", "0"), ("POSE_DRAIN_S", "nan"), ("POSE_DRAIN_S", "-1"), ("POSE_MAX_RUN_MS", "0"),
+    ("POSE_MIN_SCORE", "1.1"), ("POSE_MIN_SCORE", "nan"), ("POSE_INTRA_OP_THREADS", "-1"),
 ])  # fmt: skip
 def test_an_impossible_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
@@ -65,6 +68,14 @@ def test_a_list_of_nothing_is_refused_because_no_keys_would_open_the_service(
         Settings.load()
     monkeypatch.setenv(name, "")
     assert Settings.load().api_keys == ()
+
+
+def test_a_key_that_is_no_utf_8_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSE_API_KEYS", os.fsdecode("Schlüssel".encode("latin-1")))
+    with pytest.raises(StartError) as refused:
+        Settings.load()
+    assert str(refused.value).startswith("POSE_API_KEYS: ") and "is not UTF-8 text" in str(refused.value)
+    assert "Schl" not in str(refused.value)
 
 
 @pytest.mark.parametrize("value", ["foo", "proxy.local", "10.0.0.1/8", "*,10.0.0.1", "10.0.0.1:80"])
@@ -112,15 +123,33 @@ def test_a_file_that_cannot_be_understood_is_refused_in_one_line(
     assert not caplog.text
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has such a file")
+def test_a_file_that_cannot_be_read_is_refused_in_one_line() -> None:
+    Path(".env").symlink_to("/proc/self/mem")  # nobody may read its beginning, not even root
+    with pytest.raises(StartError, match=r"^\.env: cannot be read: Input/output error$"):
+        Settings.load()
+
+
+def test_a_folder_in_the_file_s_place_sets_nothing() -> None:
+    Path(".env").mkdir()  # as Docker makes one where it is to mount a file that is missing
+    assert Settings.load().port == 8000
+
+
 def test_what_is_wrong_with_a_setting_is_said_in_our_words_alone() -> None:
     with pytest.raises(StartError) as stopped:
         Settings.load(tiles=5)
     assert str(stopped.value) == "settings: POSE_TILES (5) must be at most POSE_MAX_TILES (4)"
 
 
+def test_a_fault_of_the_keys_does_not_show_them() -> None:
+    with pytest.raises(StartError, match="^POSE_API_KEYS: ") as stopped:
+        Settings.load(api_keys=(b"secret\xff",))
+    assert "secret" not in str(stopped.value)
+
+
 def test_settings_that_contradict_each_other_are_refused() -> None:
     for contradiction, named in (
-        ({"max_waiting": 10}, "POSE_MAX_WAITING"),
+        ({"max_waiting": 49}, "POSE_MAX_WAITING"),  # people
         ({"max_waiting": 20, "max_people": 1}, "21"),  # looks: at the whole, 2 x 2 and 4 x 4 tiles
         ({"tiles": 5}, "POSE_MAX_TILES"),
         ({"max_tiles": 1}, "POSE_TILES"),
@@ -133,11 +162,19 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
             Settings.load(**contradiction)
 
 
-@pytest.mark.parametrize("where", ["environment", "file"])
-def test_an_unknown_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    if where == "file":
-        Path(".env").write_text("POSE_PROVIDERS=cpu\n")
-    else:
+def test_limits_that_just_hold_what_they_must_are_taken() -> None:
+    settings = Settings.load(
+        max_pixels=9, max_decoded_pixels=9, max_body_bytes=9, max_held_body_bytes=9, max_people=21, max_waiting=21
+    )
+    assert settings.most_of_a_picture == 21  # people, and looks of 4 tiles a side
+
+
+@pytest.mark.parametrize("line", ["POSE_PROVIDERS=cpu", "export pose_providers=", "POSE_PROVIDERS", None])
+def test_an_unknown_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, line: str | None) -> None:
+    """In the file, or in the environment."""
+    if line is None:
         monkeypatch.setenv("POSE_PROVIDERS", "cpu")
+    else:
+        Path(".env").write_text(line)
     with pytest.raises(StartError, match="unknown setting POSE_PROVIDERS"):
         Settings.load()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cameras import FPS, MotionJpeg, answers, listening, watched
 from serving import Server, free_port, running
+from skimage import data
 from streams import eventually
 
 import app.watching
@@ -60,6 +61,24 @@ def test_a_frame_of_any_shape_can_be_made_small(server: Server, tmp_path: Path) 
     writer.release()
     (said,) = answers(strip, "--url", server.url, "--max-side", 16)
     assert said["image"] == {"width": 16, "height": 1}
+
+
+def test_a_frame_is_sent_as_it_was_seen(tmp_path: Path) -> None:
+    seen = cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR)
+    path, received = tmp_path / "astronaut.avi", list[bytes]()
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, seen.shape[1::-1])
+    writer.write(seen)
+    writer.release()
+
+    def keeping(socket: Any) -> None:
+        for number, frame in enumerate(socket):
+            received.append(frame)
+            socket.send(json.dumps({"frame": number}))
+
+    with listening(keeping) as url:
+        answers(path, "--url", url)
+    (sent,) = (cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR) for frame in received)
+    assert sent.shape == seen.shape and abs(sent.astype(int) - seen).mean() < 5
 
 
 def test_several_files_are_watched_at_once(server: Server, film: Path) -> None:
