@@ -5,7 +5,7 @@ from torch import Tensor
 from model.fau import FAU
 from model.hourglass import HourglassBranch, HourglassTrunk
 from model.okdhp import OKDHP, ensemble
-from model.student import DecoderConfig, Encoder, EncoderConfig, PoseBranch
+from model.student import Decoder, DecoderConfig, DetectorBranch, Encoder, EncoderConfig, PoseBranch
 
 FORMS = ("concat", "sum", "slim", "mean")
 CONFIG = EncoderConfig((4, 8, 8, 8, 8), (0, 0, 0, 0, 0))
@@ -35,6 +35,43 @@ def test_weights_sum_to_one_over_branches_for_each_keypoint(form: str) -> None:
 def test_learnt_weights_depend_on_the_picture(form: str) -> None:
     weights = trained_fau(form)(torch.randn(2, 8, 16, 12))
     assert not torch.allclose(weights[0], weights[1])
+
+
+@pytest.mark.parametrize("form", ["concat", "sum", "slim"])
+def test_before_anything_is_learnt_no_branch_is_preferred_and_each_weight_can_be_learnt(form: str) -> None:
+    fau = FAU(8, 3, 5, form)
+    stem = torch.randn(4, 8, 16, 12, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(fau(stem), torch.full((4, 3, 5), 1 / 3))
+    asked = [(fau(stem)[0, branch, keypoint], branch, keypoint) for branch in range(3) for keypoint in range(5)]
+    for weight, branch, keypoint in asked:  # each has a number of its own, in the order of branches
+        (slope,) = torch.autograd.grad(weight, fau.heads.bias, retain_graph=True)
+        assert slope.view(3, 5).argmax().item() == branch * 5 + keypoint
+        assert slope.view(3, 5).any(0).nonzero().flatten().tolist() == [keypoint]
+
+
+@pytest.mark.parametrize(("widths", "read"), [((8, 8, 4), 4), ((8, 8), 3)])
+def test_a_decoder_reads_every_level_on_its_way_up(widths: tuple[int, ...], read: int) -> None:
+    features = Encoder(CONFIG)(torch.rand(2, 3, 64, 64) * 255).features
+    levels = tuple(feature.detach().requires_grad_() for feature in features)
+    decoder = Decoder(DecoderConfig(widths), CONFIG)
+    decoder(levels).square().sum().backward()
+    assert [level.grad is not None and bool(level.grad.any()) for level in levels] == [True] * read + [False] * (
+        len(levels) - read
+    )
+
+
+@pytest.mark.parametrize("tower", [0, 1])
+def test_an_untrained_detector_believes_that_a_cell_in_a_hundred_is_somebody(tower: int) -> None:
+    features = Encoder(CONFIG)(torch.rand(2, 3, 64, 64) * 255).features
+    found = DetectorBranch(DecoderConfig((8, 8)), CONFIG, tower)(features).final
+    assert found.min() > 0.008 and found.max() < 0.0125
+
+
+def test_the_weights_of_branches_come_of_the_picture() -> None:
+    network = small_network("slim")
+    torch.nn.init.normal_(network.fau.heads.weight)
+    weights = network(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255).weights
+    assert not torch.allclose(weights[0], weights[1], atol=1e-3)
 
 
 def test_mean_weighs_all_branches_alike_and_learns_nothing() -> None:

@@ -122,6 +122,15 @@ def test_answers_are_carried_over_to_every_view_as_annotations_are(dataset: Data
     assert torch.equal(found["heights"][:, :, 0], torch.ones(len(everyone), 17))
 
 
+def test_how_surely_a_side_was_seen_goes_with_it_into_the_mirror(dataset: Dataset) -> None:
+    surely = torch.rand(len(dataset.people), 17, PLACES, generator=torch.Generator().manual_seed(0))
+    answers = dataclasses.replace(perfect(dataset), heights=surely)
+    everyone, every = torch.arange(len(surely)), np.ones(len(surely), bool)
+    for chance, names in ((0.0, tuple(range(17))), (1.0, dataset.joints.flip_index)):
+        crops = PoseCrops(dataset, every, Augment(flip=chance), None).of_people(everyone, (96, 64), seeded(0, 0, 1))
+        assert torch.equal(answer_targets(crops, answers, dataset.joints)["heights"], surely[:, list(names)])
+
+
 def test_nobody_is_seen_where_nobody_is_and_nothing_below_the_end_of_the_picture(dataset: Dataset) -> None:
     every = np.ones(len(dataset.people), bool)
     people, always = dataset.people, Augment(background=1.0)

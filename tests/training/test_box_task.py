@@ -109,6 +109,8 @@ def test_random_looks_are_near_their_regions_and_some_end_early() -> None:
     whole = found.boxes[~cut]
     spread = whole.std(0) / torch.tensor([30.0, 80, 30, 80])
     assert ((spread > 0.08) & (spread < 0.16)).all()  # a middle and a half side, each off by a tenth of the side
+    stretched = ((whole[:, 2:] - whole[:, :2]) / torch.tensor([30.0, 80])).log()
+    assert ((stretched.std(0) - 0.1).abs() < 0.01).all() and (stretched.mean(0).abs() < 0.01).all()
 
 
 def region(boxes: Tensor, fit: Tensor) -> Region:
@@ -126,6 +128,15 @@ def test_fit_is_taught_the_iou_of_the_answered_box_and_zero_where_nobody_is() ->
         assert judged(region(answered, torch.logit(torch.tensor(other))), target)["fit"] > least + 1e-3
     crowd_differs = judged(region(answered, torch.logit(torch.tensor([0.5, 1e-6, 0.1]))), target)["fit"]
     assert crowd_differs.item() == pytest.approx(least.item())
+
+
+def test_a_box_is_not_moved_for_the_fit_that_was_said_of_it() -> None:
+    at = looks(TALL, (300.0, 300, 340, 380))
+    target = wanted(listed(), at, crop_matrices(at.boxes, SIZE_HW), SIZE_HW)
+    answer = region(target.boxes + 0.05, torch.ones(2))
+    judged(answer, target)["fit"].backward()
+    assert answer.fit.grad is not None and answer.fit.grad.all()
+    assert answer.boxes.grad is None or not answer.boxes.grad.any()
 
 
 def test_boxes_are_taught_where_somebody_is_only() -> None:

@@ -1,11 +1,17 @@
 """Scores that are chances: fitted, measured, and the same in the exported file."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from app.skeleton import OKS_SIGMAS
 from model.export import Calibration
-from training.calibration import fit_calibration, reliability
+from training.calibration import fit_calibration, reliability, right_keypoints
+from training.data import Dataset, load_coco
+from training.joints import COCO, MPII
 
 TRUE = Calibration(half=0.3, slope=2.5)
 
@@ -52,3 +58,35 @@ def test_reliability_compares_promise_and_outcome_in_tenths() -> None:
     assert [b.points for b in bins] == [2, 3]
     assert [b.right for b in bins] == pytest.approx([0.5, 2 / 3])
     assert gap == pytest.approx(2 / 5 * 0.45 + 3 / 5 * (2.9 / 3 - 2 / 3))
+
+
+def off_by(dataset: Dataset, pixels: np.ndarray) -> np.ndarray:
+    """The annotated keypoints, moved by `pixels` (N, K) in a direction of each one's own."""
+    angles = np.linspace(0, 6, pixels.size).reshape(pixels.shape)
+    return dataset.people.keypoints.numpy() + pixels[..., None] * np.stack([np.cos(angles), np.sin(angles)], 2)
+
+
+@pytest.mark.parametrize(("factor", "right"), [(0.98, True), (1.02, False)])
+def test_a_keypoint_is_right_up_to_a_similarity_of_a_half_and_only_where_it_is_labelled(
+    factor: float, right: bool, drawn_folder: Path
+) -> None:
+    dataset = load_coco(drawn_folder, "train")
+    people = dataset.people
+    people.labelled[:, 3] = False
+    people.area[0] *= 4
+    half = 2 * OKS_SIGMAS * np.sqrt(2 * np.log(2) * people.area.numpy()[:, None])  # exp(-d^2 / 2 area (2 sigma)^2)
+    found = right_keypoints(off_by(dataset, factor * half), people, COCO)
+    assert np.array_equal(found, people.labelled.numpy() & right)
+
+
+@pytest.mark.parametrize(("factor", "right"), [(0.98, True), (1.02, False)])
+def test_a_joint_of_mpii_s_is_right_within_half_a_head(factor: float, right: bool, drawn_folder: Path) -> None:
+    people = load_coco(drawn_folder, "train").people
+    count = len(people)
+    heads = torch.tensor([[10.0, 10, 40, 50], [10, 10, 16, 18]]).repeat(count // 2, 1)  # diagonals of 50 and 10
+    labelled = torch.ones(count, 16, dtype=torch.bool)
+    labelled[:, 5] = False
+    people = dataclasses.replace(people, keypoints=people.keypoints[:, :16], labelled=labelled, head_boxes=heads)
+    reach = np.tile([[0.5 * 0.6 * 50], [0.5 * 0.6 * 10]], (count // 2, 16))
+    moved = people.keypoints.numpy() + np.stack([0 * reach, factor * reach], 2)
+    assert np.array_equal(right_keypoints(moved, people, MPII), labelled.numpy() & right)

@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 import torch
 from small_runs import DETECTOR, POSE
-from torch import Tensor
+from torch import Tensor, nn
 
+from app.geometry import crop_matrix, invert, transform
+from model.decode import boxes_at_cells
 from model.okdhp import Outputs
 from model.outputs import BranchOutput
 from training.config import Branch, Encoder, Hourglass, Recipe, Stage
 from training.data import load_coco
+from training.decoding import decode_heatmaps
 from training.detector_task import DetectorTask
 from training.distillation import students
-from training.losses import Heatmaps, heatmap_mse, quality_focal
-from training.pose_task import PoseTask
+from training.losses import Heatmaps, box_iou, heatmap_mse, quality_focal
+from training.pose_task import PoseTask, predict
 from training.restore import build_network
+from training.targets import cells_within, centre_targets, keypoint_heatmaps
 from training.train import seeded
 
 STAGE = Stage(1, 64, 64, batch=4)
@@ -41,7 +45,10 @@ def terms_of(recipe: Recipe, folder: Path, kd_weight: float) -> dict[str, Tensor
     task = task_of(recipe, folder)
     images, targets = task.batch(torch.arange(4), STAGE, seeded(0, 0, 1))
     torch.manual_seed(0)
-    return task.losses(build_network(recipe)(images), targets, STAGE, kd_weight)
+    model = build_network(recipe)
+    for branch in model.branches.values():  # untrained heads would all answer alike, and have nothing to teach
+        torch.nn.init.normal_((branch.head if recipe.task == "pose" else branch.centre).weight, std=0.5)
+    return task.losses(model(images), targets, STAGE, kd_weight)
 
 
 @pytest.mark.parametrize("recipe", [POSE, DETECTOR], ids=lambda recipe: recipe.task)
@@ -52,7 +59,7 @@ def test_whoever_teaches_weighs_what_is_asked_and_the_annotation_is_not_touched(
     recipe = dataclasses.replace(recipe, soft_loss=soft_loss)
     once, thrice = (terms_of(recipe, drawn_folder, weight) for weight in (1.0, 3.0))
     soft = {name for name in once if name.startswith(("kl/", "soft_mse/"))}
-    assert len(soft) == 2
+    assert len(soft) == 2 and all(once[name] > 1e-3 for name in soft)
     for name, value in once.items():
         torch.testing.assert_close(thrice[name], 3 * value if name in soft else value)
 
@@ -143,3 +150,47 @@ def test_a_bell_is_as_wide_on_the_body_at_every_size_and_stride(drawn_folder: Pa
     for stage in stages:
         for stride in (2, 4, 8):
             assert task.sigma(stage, stride) * stride / stage.height == pytest.approx(3.0 * 4 / 128)
+
+
+def test_a_detector_s_scores_learn_how_well_its_own_boxes_fit_and_the_ensemble_s_their_mean(drawn_folder: Path) -> None:
+    task = task_of(DETECTOR, drawn_folder)
+    images, targets = task.batch(torch.arange(4), STAGE, seeded(0, 0, 1))
+    torch.manual_seed(0)
+    model = build_network(DETECTOR)
+    for branch in model.branches.values():
+        torch.nn.init.normal_(branch.boxes[-1].weight, std=0.5)
+    out = model(images)
+    terms = task.losses(out, targets, STAGE, 0.0)
+    wanted = centre_targets(targets["boxes"], targets["valid"], (64, 64), 8)
+    counts = (~cells_within(targets["boxes"], targets["ignored"], (64, 64), 8)).float()
+    fits = {name: box_iou(boxes_at_cells(b.boxes, 8), wanted.boxes) for name, b in out.branches.items()}
+    assert (fits["a"] - fits["b"]).abs().max() > 0.05
+    for name, fit in fits.items():
+        by_hand = quality_focal(out.branches[name].final, wanted.heatmaps, fit, counts)
+        torch.testing.assert_close(terms[f"quality/{name}"], by_hand)
+    mean = (fits["a"] + fits["b"]) / 2
+    torch.testing.assert_close(terms["quality/ensemble"], quality_focal(out.ensemble, wanted.heatmaps, mean, counts))
+
+
+class Fixed(nn.Module):
+    """Sees every keypoint where `points` (17, 2) say, whatever the crop."""
+
+    def __init__(self, points: Tensor) -> None:
+        super().__init__()
+        self.points = points
+
+    def forward(self, images: Tensor) -> Outputs:
+        count = len(images)
+        every = torch.ones(count, 17, dtype=torch.bool)
+        maps = keypoint_heatmaps(self.points.repeat(count, 1, 1), every, (images.shape[2], images.shape[3]), 4, 1.5)
+        return Outputs((), {"a": BranchOutput(maps)}, torch.ones(count, 1, 17), maps)
+
+
+def test_what_is_seen_in_a_tall_crop_is_measured_where_it_is_in_the_picture(drawn_folder: Path) -> None:
+    dataset = load_coco(drawn_folder, "train")
+    points = torch.rand(17, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([48.0, 112]) + 8
+    keypoints, scores = predict(Fixed(points), dataset.pictures, dataset.people, (128, 64), decode_heatmaps)["a"]
+    assert (scores > 0.8).all()
+    for box, found in zip(dataset.people.boxes.numpy(), keypoints, strict=True):
+        back = invert(crop_matrix(box, (64, 128)))
+        np.testing.assert_allclose(found, transform(points.numpy(), back), atol=0.05)

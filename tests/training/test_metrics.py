@@ -12,6 +12,7 @@ from training.metrics import (
     measured,
     oks,
     oks_share,
+    outside_crowds,
     recall_and_false_rate,
     recall_at_false_rate,
 )
@@ -87,3 +88,16 @@ def test_a_threshold_has_its_recall_and_its_false_people() -> None:
     assert recall_and_false_rate(found, listed, 0.4) == (0.5, 0.5)  # the small one is neither right nor wrong
     assert recall_and_false_rate(found, listed, 0.41) == (0.5, 0.0)
     assert recall_and_false_rate(found, listed, 0.95) == (0.0, 0.0)
+
+
+def test_whoever_is_found_mostly_in_a_crowd_counts_only_where_somebody_listed_is() -> None:
+    crowd = np.array([[100.0, 0, 300, 100]])
+    listed = np.array([[110.0, 0, 150, 100]])
+    boxes = np.array([[112.0, 0, 152, 100], [76, 0, 116, 100], [84, 0, 124, 100], [200, 0, 240, 100], [0, 0, 40, 100]])
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5])  # listed; two fifths in the crowd, three fifths, all, nothing
+    ((kept, confidence),) = outside_crowds([(boxes, scores)], [listed], [crowd])
+    assert confidence.tolist() == [0.9, 0.8, 0.5] and np.array_equal(kept, boxes[[0, 1, 4]])
+    ((kept, confidence),) = outside_crowds([(boxes, scores)], [np.zeros((0, 4))], [crowd])
+    assert confidence.tolist() == [0.8, 0.5] and np.array_equal(kept, boxes[[1, 4]])
+    ((kept, confidence),) = outside_crowds([(boxes, scores)], [listed], [np.zeros((0, 4))])
+    assert np.array_equal(kept, boxes) and np.array_equal(confidence, scores)

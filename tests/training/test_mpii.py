@@ -192,6 +192,14 @@ def test_release_and_json_give_the_trainer_the_same_people(tmp_path: Path) -> No
         assert abs(int(colour) - 10 * int(image[:2])) <= 1
 
 
+def test_a_picture_has_the_number_that_it_had_in_every_version(tmp_path: Path) -> None:
+    """By which it is held out, or not."""
+    write_json(tmp_path / "annot" / "train.json", [("015601864.jpg", LISTED[0][1])])
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "015601864.jpg"), np.zeros((20, 30, 3), np.uint8))
+    assert load_mpii(tmp_path, "train").image_ids.tolist() == [30798836116469]
+
+
 def test_people_of_a_picture_that_is_missing_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_release(tmp_path / RELEASE)
     write_pictures(tmp_path / "images")

@@ -1,8 +1,9 @@
 import math
 
+import pytest
 import torch
 
-from training.targets import centre_targets, keypoint_heatmaps
+from training.targets import cells_within, centre_targets, keypoint_heatmaps
 
 
 def test_every_cell_is_the_gaussian_of_its_centres_distance() -> None:
@@ -54,3 +55,18 @@ def test_nobody_means_an_empty_map() -> None:
     targets = centre_targets(torch.tensor([[[0.0, 0, 1, 1]]]), torch.tensor([[False]]), (64, 64), 8)
     assert targets.heatmaps.abs().max() == 0
     assert targets.box_weight.abs().max() == 0
+
+
+def test_a_person_s_bell_is_as_wide_and_as_high_as_nine_hundredths_of_the_box() -> None:
+    box = torch.tensor([[[40.0, 20, 120, 148]]])  # 10 x 16 cells, centred in the cell at row 10, column 10
+    bell = centre_targets(box, torch.tensor([[True]]), (192, 160), 8).heatmaps[0, 0]
+    for row in range(24):
+        for column in range(20):
+            dx, dy = (column - 10) / max(0.09 * 10, 1), (row - 10) / (0.09 * 16)
+            assert bell[row, column].item() == pytest.approx(math.exp(-(dx**2 + dy**2) / 2), abs=1e-5)
+
+
+def test_a_cell_is_within_a_box_that_holds_its_middle() -> None:
+    boxes = torch.tensor([[[3.0, 5, 13, 20], [0, 0, 64, 64]]])
+    within = cells_within(boxes, torch.tensor([[True, False]]), (32, 24), 8)[0, 0]
+    assert within.nonzero().tolist() == [[1, 0], [1, 1]]  # of columns at 4 and 12, of rows at 12; row 4 is above it

@@ -15,6 +15,7 @@ from training.train import seeded
 from training.views import (
     Listed,
     Seen,
+    backgrounds,
     close_ups,
     listed_people,
     mosaic,
@@ -73,6 +74,38 @@ def test_boxes_are_cut_to_the_view() -> None:
     assert seen.valid.tolist() == [[True]]
 
 
+def test_a_tall_view_is_as_wide_as_it_is_and_as_high() -> None:
+    seen = in_view(listed(((10, 10, 90, 120), UNKNOWN), ((50, 60, 150, 400), (70, 90))), (100, 60))
+    assert seen.boxes.tolist() == [[[10, 10, 60, 100], [50, 60, 60, 100]]]
+    assert seen.valid.tolist() == [[True, False]]  # the second one's head is to the right of it
+
+
+def test_crowds_are_listed_in_their_pictures_and_never_to_be_found(drawn_folder: Path) -> None:
+    dataset = load_coco(drawn_folder, "train")
+    order = torch.randperm(len(dataset.people), generator=torch.Generator().manual_seed(0))
+    people = dataset.people.subset(order.numpy())  # not by picture
+    people.crowd[::3] = True
+    everybody = listed_people(dataclasses.replace(dataset, people=people))
+    assert int(everybody.ignored.sum()) == int(people.crowd.sum())
+    assert int(everybody.valid.sum()) == int((~people.crowd).sum())
+    rows = torch.arange(len(dataset.pictures))[:, None].expand_as(everybody.person)
+    for kind, crowd in ((everybody.valid, False), (everybody.ignored, True)):
+        whose = everybody.person[kind]
+        assert (people.crowd[whose] == crowd).all() and torch.equal(people.picture[whose], rows[kind])
+        assert torch.equal(everybody.boxes[kind], people.boxes[whose])
+    seen = seen_people(everybody, torch.arange(len(rows)), AS_IT_IS.repeat(len(rows), 1, 1), (176, 160))
+    assert torch.equal(seen.ignored, everybody.ignored) and torch.equal(seen.valid, everybody.valid)
+
+
+def test_no_background_is_taken_from_a_crowd() -> None:
+    crowd = listed(((0, 0, 100, 200), UNKNOWN))
+    crowd = crowd._replace(valid=crowd.ignored, ignored=crowd.valid)  # the left half of the picture
+    rows = torch.zeros(200, dtype=torch.int64)
+    places = backgrounds(crowd, torch.tensor([[200, 200]]), rows, torch.Generator().manual_seed(0))
+    found = places[places.isfinite().all(1)]
+    assert len(found) > 50 and (found[:, 0] >= 100).all()
+
+
 def test_who_shows_too_little_is_neither_asked_for_nor_forbidden() -> None:
     seen = in_view(listed(((50, 80, 90, 280), UNKNOWN), ((200, 10, 240, 90), UNKNOWN)))
     assert seen.valid.tolist() == [[False, False]]
@@ -103,6 +136,16 @@ def test_letterboxes_hold_to_their_scales() -> None:
     zoom = torch.linalg.det(maps[:, :, :2]).abs().sqrt()
     assert 0.25 <= zoom.min() < 0.3  # half of 200 / 400
     assert 0.9 < zoom.max() <= 1.0
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.3])
+def test_letterboxes_are_turned_a_little_to_either_side_and_mirrored_as_often_as_asked(flip: float) -> None:
+    sizes, augment = torch.tensor([[400, 300]]).repeat(2000, 1), Augment(flip=flip, rotation_deg=30)
+    maps = random_letterboxes(sizes, (200, 200), (0.5, 2.0), augment, torch.Generator().manual_seed(0))
+    angles = torch.rad2deg(torch.atan2(maps[:, 1, 0], maps[:, 1, 1]))
+    assert angles.max() == pytest.approx(10, abs=0.3) and angles.min() == pytest.approx(-10, abs=0.3)
+    assert angles.mean() == pytest.approx(0, abs=0.3) and angles.abs().median() < 2.5
+    assert (torch.linalg.det(maps[:, :, :2]) < 0).double().mean() == pytest.approx(flip, abs=0.04)
 
 
 def test_a_close_up_shows_the_head_of_the_largest_person_large() -> None:
@@ -137,6 +180,15 @@ def test_a_mosaic_puts_everybody_where_their_picture_is() -> None:
     assert picture[0, 0, ::50, ::60].tolist() == [[0, 1], [2, 3]]
     assert people.boxes.tolist() == [[[1, 2, 3, 4], [61, 2, 63, 4], [1, 52, 3, 54], [61, 52, 63, 54]]]
     assert people.valid.shape == people.ignored.shape == (1, 4)
+
+
+def test_each_of_several_mosaics_knows_its_own_partial_quarters() -> None:
+    """A picture is black where it is annotated completely, and white where it is not."""
+    partial = torch.rand(12, generator=torch.Generator().manual_seed(0)) < 0.5
+    crops = partial.view(12, 1, 1, 1).expand(12, 3, 50, 60)
+    nobody = Seen(torch.zeros(12, 1, 4), torch.zeros(12, 1).bool(), torch.zeros(12, 1).bool())
+    pictures, _, told = mosaic(crops, nobody, partial, (50, 60))
+    assert told.shape == (3, 2, 2) and torch.equal(pictures[:, 0, ::50, ::60], told)
 
 
 def centre_loss_by_cell(targets: dict[str, Tensor], recipe: Recipe, dataset: Dataset) -> Tensor:
