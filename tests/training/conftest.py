@@ -54,7 +54,7 @@ def mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mended")
     data = write_folder(folder / "people", 60)
     tiny.make_fixed_detector(folder / "detector.onnx", SIDE, PLACES)
-    (folder / "pose.toml").write_text(RECIPE.replace("epochs = 4", "epochs = 12"))
+    (folder / "pose.toml").write_text(RECIPE.replace("epochs = 4", "epochs = 18"))
     arguments = ("--data", data, "--detector", folder / "detector.onnx", "--amp", "off")
     okdhp("train", folder / "pose.toml", "--out", folder / "pose", *arguments)
     okdhp("export", folder / "pose" / "last.pt", folder / "pose.onnx", "--data", data)
