@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -129,7 +130,8 @@ def watch(
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     if any(camera.reading for camera in cameras):  # stuck in OpenCV, where Python's own end would abort the process
-        sys.stdout.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
         os._exit(code)
     raise typer.Exit(code)
 
