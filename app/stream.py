@@ -19,16 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from app import metrics
 from app.deadline import before
 from app.door import RESTARTS, End, Frames, Sessions, admit
-from app.errors import (
-    BadParameter,
-    ClientError,
-    DeadlinePassed,
-    Draining,
-    ModelError,
-    PoseError,
-    TooLarge,
-    UpgradeRequired,
-)
+from app.errors import BadParameter, ClientError, DeadlinePassed, Draining, ModelError, PoseError, UpgradeRequired
 from app.following import Follower
 from app.formats import native_person
 from app.mailbox import Frame, Mailbox
@@ -56,9 +47,9 @@ async def stream(websocket: WebSocket) -> None:
     Out, for each frame that is processed: {"frame", "image", "people", "timing_ms", "age_ms", "dropped"}, or
     {"error": RFC 9457 members, "frame"}; for refused options the same with "frame": null. No error ends the stream.
 
-    Ends: 1001 idle or too old, 1003 text that is not JSON, 1008 API key, 1009 message too big, 1011 our mistake, 1012
-    restart, 1013 too many streams or requests. A client who does not read is reset without a close (app.websocket), and
-    a foreign origin is refused with 403 before the handshake.
+    Ends: 1001 idle or too old, 1003 text that is not JSON, 1008 API key, 1011 our mistake, 1012 restart, 1013 too many
+    streams or requests. What is against the protocol or too big never gets here (1002, 1007, 1009), a client who does
+    not read is reset without a close (app.websocket), and a foreign origin is refused with 403 before the handshake.
     """
     settings: Settings = websocket.app.state.settings
     LIVE.set(True)
@@ -110,13 +101,9 @@ class Session:
 
     async def _read(self) -> NoReturn:
         """Take every message as it comes."""
-        limit = self._settings.stream_max_message_bytes
         while True:
             message = await self._receive()
             data, text = message.get("bytes"), message.get("text")
-            if len(data or text or "") > limit:
-                metrics.rejected.labels(TooLarge.reason).inc()
-                raise End(1009, f"a message may have {limit} bytes")
             if data is not None:
                 detect = self._options.detect or self._paused()
                 options = self._options.model_copy(update={"detect": detect})

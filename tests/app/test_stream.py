@@ -251,7 +251,7 @@ def test_text_that_is_not_json_closes_with_1003(server, text):
 
 def test_an_oversized_message_closes_with_1009(serve):
     server = serve(stream_max_message_bytes=2000)
-    for message in (bytes(2001), "x" * 2001):
+    for message in (bytes(2001), "x" * 2001, [bytes(1500), bytes(1500)]):  # the last in fragments
         with open_stream(server) as stream:
             stream.send(message)
             assert close_of(stream)[0] == 1009
