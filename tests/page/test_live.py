@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 import pytest
-from pages import PERSON, show
+from pages import PERSON, show, until
 from serving import Server, encoded, picture, running
 
 from app.settings import Settings
@@ -46,7 +46,7 @@ def test_a_camera_that_the_system_paused_goes_on(open_page):
     page.click("#use-camera")
     expect(page.locator("#people")).to_have_text("1")
     page.evaluate("document.querySelector('video').pause()")
-    page.wait_for_function("!document.querySelector('video').paused")
+    until(page, "!document.querySelector('video').paused")
 
 
 def test_a_camera_that_sends_no_pictures_is_told_and_shows_nobody(open_page):
@@ -121,7 +121,7 @@ def test_a_slow_server_does_not_freeze_the_video(open_page, tiny_models):
             shot = "() => document.querySelector('canvas').toDataURL('image/jpeg', 0.3)"
             expect(page.locator("#dropped")).not_to_have_text("0")
             first = page.evaluate(shot)
-            page.wait_for_function(f"(first) => ({shot})() !== first", arg=first)
+            until(page, f"(first) => ({shot})() !== first", arg=first)
             expect(page.locator("#fps")).to_have_text("–")
         finally:
             release.set()
@@ -196,7 +196,7 @@ def test_what_is_chosen_while_the_browser_asks_for_the_camera_stays(open_page):
     expect(page.get_by_role("status")).to_have_text("Waiting for the camera…")
     show(page, encoded(picture(640, 480, (PERSON,))))
     page.evaluate("allow()")
-    page.wait_for_function("window.camera?.getTracks()[0].readyState === 'ended'")
+    until(page, "window.camera?.getTracks()[0].readyState === 'ended'")
     page.evaluate("goOn()")
     expect(page.get_by_role("status")).to_have_text("1 person found.")
     assert page.locator("body").get_attribute("data-state") == "picture"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pages import PERSON, show
+from pages import PERSON, show, until
 from serving import encoded, picture, running
 
 from app.settings import Settings
@@ -62,7 +62,7 @@ def test_a_picture_that_takes_long_to_open_gives_way_to_what_is_chosen_next(open
     if then != "stop":
         expect(page.locator("#people")).to_have_text("1")
     page.evaluate("window.goOn()")
-    page.wait_for_function("window.opened === 'slow.png'")
+    until(page, "window.opened === 'slow.png'")
     page.wait_for_timeout(300)  # in which it would be shown
     assert page.evaluate("document.body.dataset.state") == {"stop": "idle", "camera": "live"}.get(then, "picture")
     expect(page.locator("#people")).to_have_text("0" if then == "stop" else "1")
@@ -115,7 +115,7 @@ def test_a_picture_is_drawn_once_and_not_with_every_frame(open_page):
     page.evaluate(drawn)  # what the answer brought is drawn by then
     assert page.evaluate(drawn) == 0
     page.set_viewport_size({"width": 700, "height": 600})
-    page.wait_for_function("document.querySelector('canvas').width < 700")
+    until(page, "document.querySelector('canvas').width < 700")
     pixel = "[...document.querySelector('canvas').getContext('2d').getImageData(5, 5, 1, 1).data]"
     assert page.evaluate(pixel)[3] == 255  # drawn anew for the new size
 
@@ -226,7 +226,7 @@ def test_the_dancer_leaves_the_headline_alone(open_page, size):
         count(context.getImageData(...place.map((value) => Math.round(value * scale)))),
       ];
     }"""
-    page.wait_for_function(f"({drawn})()[0] > 0")
+    until(page, f"({drawn})()[0] > 0")
     assert page.evaluate(drawn)[1] == 0
 
 
