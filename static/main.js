@@ -21,7 +21,7 @@ const context = canvas.getContext("2d");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const capture = new Capture();
 
-let chosen = null; // what the user chose last, {again: how to choose it once more}; whatever opens later for another is let go
+let chosen = null; // what the user chose last, {again: how to choose it once more}; what opens later for another goes
 let show = { kind: "idle" }; // or "picture" {image, size}, "live" {size, mirrored, camera, url, stream, meter, ...}
 let people = { list: [], size: { width: 1, height: 1 }, at: 0 };
 let drawn = []; // of what the canvas shows, while it need not be drawn again

@@ -104,9 +104,9 @@ def load_coco(
     """Read `name` of a COCO-format folder (`training.coco.find_split` says where).
 
     A broken picture or annotation is named in the log and left out; a person whose keypoints alone are broken stays as
-    one of a box alone. `limit` takes the first so many pictures of a
-    shuffled list (for tests and trials). keep: where the pictures are, as `open_pictures` has it. held_out: above 0,
-    only the pictures that training with this holdout keeps aside. Raises DataError when the folder has nothing to use.
+    one of a box alone. `limit` takes the first so many pictures of a shuffled list (for tests and trials). keep: where
+    the pictures are, as `open_pictures` has it. held_out: above 0, only the pictures that training with this holdout
+    keeps aside. Raises DataError when the folder has nothing to use.
     """
     split = find_split(folder, name)
     if not split.annotations.exists():

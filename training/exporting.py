@@ -55,10 +55,9 @@ def run_export(
         raise DataError(f"{checkpoint}: has no branch {branch!r}; its branches are {', '.join(model.branches)}")
     size_hw = size_hw or (recipe.stages[-1].height, recipe.stages[-1].width)
     _check_size(checkpoint, recipe, size_hw)
-    if content["epoch"] < recipe.epochs:
-        log.warning(
-            "%s: is of a run that was stopped after %d of %d epochs", checkpoint, content["epoch"], recipe.epochs
-        )
+    done = content["epoch"]
+    if done < recipe.epochs:
+        log.warning("%s: is of a run that was stopped after %d of %d epochs", checkpoint, done, recipe.epochs)
     val = load_dataset(data, "val") if data is not None else None
     if data is not None:
         warn_of_shared(data)
@@ -78,15 +77,13 @@ def run_export(
             "branch": kept,
             **_training(content, recipe),
             "calibration": dataclasses.asdict(calibration) if calibration else None,
-            "scores": {},
+            "scores": {} if val is None else scores_of(draft, recipe.task, val),
             "recipe": dataclasses.asdict(recipe),
         }
         if half:
             card["precision"] = "float16 weights"
         if recipe.task == "detector" and held is not None:
             card["min_score"] = candidates_threshold(load_network(draft), held)
-        if val is not None:
-            card["scores"] = scores_of(draft, recipe.task, val)
         draft.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
         save_checkpoint(draft.with_suffix(".pt"), slim(content, kept))
     return card
