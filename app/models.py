@@ -5,7 +5,6 @@ they declare: a float (N, 3, H, W) input is normalised here (the model card may 
 and heatmaps or SimCC outputs are decoded here. A file that is none of these stops the start.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.digest import sha256
 from app.engine import Engine
 from app.errors import ModelError, StartError
 from app.geometry import Floats, Image
@@ -38,14 +38,9 @@ def read_card(path: Path) -> dict[str, Any]:
         raise StartError(f"{card_path}: this model card is not JSON: {error}") from error
     if not isinstance(card, dict):
         raise StartError(f"{card_path}: a model card is a JSON object")
-    if "sha256" in card and card["sha256"] != _sha256(path):
+    if "sha256" in card and card["sha256"] != sha256(path):
         raise StartError(f"{card_path}: is of another file than {path.name}: export again, or delete this card")
     return card
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Network:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.digest import sha256
+from app.digest import sha256
 from model.export import cost, deploy
 from model.okdhp import OKDHP
 from training.ablation_table import Result, draw, markdown

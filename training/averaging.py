@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.digest import sha256
+from app.digest import sha256
 from training.checkpoint import CheckpointError, check_unneeded, load_checkpoint, save_checkpoint
 
 

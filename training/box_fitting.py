@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from app.digest import sha256
 from model.box_head import BoxHead
-from model.digest import sha256
 from model.okdhp import OKDHP
 from model.student import Decoder, PoseBranch
 from training.box_task import region_losses

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from model.digest import sha256
+from app.digest import sha256
 
 log = logging.getLogger("okdhp.train")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import torch
 
+from app.digest import sha256
 from app.settings import Settings
-from model.digest import sha256
 from training.answers import answers_of
 from training.checkpoint import lineage
 from training.config import Recipe

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from model.digest import sha256
+from app.digest import sha256
 from model.export import Calibration, cost, deploy, export_onnx
 from model.okdhp import OKDHP
 from training.calibration import TYPICAL, fit_calibration, right_keypoints

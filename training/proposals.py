@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from app.digest import sha256
 from app.geometry import SMALLEST_BOX_PX
 from app.models import DetectorNetwork, read_card
-from model.digest import sha256
 from training.box_task import JITTER, LISTED_JITTER, Regions
 from training.checkpoint import keep, kept_for
 from training.data import Dataset, held_pictures, identity

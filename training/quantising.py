@@ -12,8 +12,8 @@ from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from app.digest import sha256
 from app.models import read_card
-from model.digest import sha256
 from training.data import Dataset
 from training.datasets import load_dataset
 from training.evaluate import letterboxed, load_network, person_crop

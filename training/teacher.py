@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from model.digest import sha256
+from app.digest import sha256
 from model.layers import fuse
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.config import Recipe, RecipeError

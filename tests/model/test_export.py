@@ -12,9 +12,9 @@ import torch
 from exported import CONFIG, PIXELS, SCORES, both, crops, lived_in
 from scipy.optimize import linear_sum_assignment
 
+from app.digest import sha256
 from app.skeleton import OKS_SIGMAS
 from model.decode import CELLS
-from model.digest import sha256
 from model.export import Calibration, DeployedDetector, DeployedPose, cost, deploy, export_onnx
 from model.okdhp import OKDHP
 from model.student import DecoderConfig, DetectorBranch, Encoder, PoseBranch

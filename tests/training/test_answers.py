@@ -9,7 +9,7 @@ import torch
 from commandline import okdhp, refused
 from small_runs import CPU, POSE, run
 
-from model.digest import sha256
+from app.digest import sha256
 from training.answers import LEAST_HEIGHT, PLACES, Answers, answers_of, drawn, highest_places
 from training.augment import crop_matrices, inverted, transform_points
 from training.box_task import Regions

@@ -12,7 +12,7 @@ from small_runs import POSE, run
 from typer.testing import CliRunner
 
 from app.cli import app
-from model.digest import sha256
+from app.digest import sha256
 from training.checkpoint import load_checkpoint
 from training.config import Branch
 from training.train import Start

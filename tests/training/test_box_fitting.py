@@ -16,7 +16,7 @@ from small_runs import POSE, run
 from typer.testing import CliRunner
 
 from app.cli import app
-from model.digest import sha256
+from app.digest import sha256
 from training.checkpoint import load_checkpoint
 
 LOW = [(x1, y1 + 14, x2, y2 + 14) for x1, y1, x2, y2 in PLACES]  # another one's boxes begin below the heads

@@ -13,7 +13,7 @@ from small_runs import POSE
 from typer.testing import CliRunner
 
 from app.cli import app
-from model.digest import sha256
+from app.digest import sha256
 from training import proposals
 from training.checkpoint import load_checkpoint
 from training.config import Stage

@@ -14,7 +14,7 @@ from commandline import TINY_RECIPE, okdhp, refused
 from typer.testing import CliRunner
 
 from app.cli import app
-from model.digest import sha256
+from app.digest import sha256
 from training.calibration import MIN_OUTCOMES, TYPICAL
 from training.checkpoint import load_checkpoint
 from training.commands import pick_device, threads_beside, wants_amp

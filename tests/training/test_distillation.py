@@ -8,7 +8,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from app.cli import app
-from model.digest import sha256
+from app.digest import sha256
 from model.okdhp import OKDHP, Outputs
 from model.outputs import BranchOutput
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint

@@ -10,7 +10,7 @@ from commandline import okdhp, refused
 from typer.testing import CliRunner
 
 from app.cli import app
-from model.digest import sha256
+from app.digest import sha256
 
 
 @pytest.mark.parametrize("task", ["pose", "detector"])
