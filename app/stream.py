@@ -32,6 +32,9 @@ from app.turns import LIVE
 log = logging.getLogger("app.stream")
 router = APIRouter()
 
+MOST_OPTIONS = 10_000  # characters of a text message: to read a million keys holds all streams up for seconds
+NO_OPTIONS = f"text messages are JSON options of at most {MOST_OPTIONS} characters; send frames as binary messages"
+
 
 @router.get("/stream", include_in_schema=False, response_model=None)
 async def no_websocket() -> NoReturn:
@@ -47,7 +50,7 @@ async def stream(websocket: WebSocket) -> None:
     Out, for each frame that is processed: {"frame", "image", "people", "timing_ms", "age_ms", "dropped"}, or
     {"error": RFC 9457 members, "frame"}; for refused options the same with "frame": null. No error ends the stream.
 
-    Ends: 1001 idle or too old, 1003 text that is not JSON, 1008 API key, 1011 our mistake, 1012 restart, 1013 too many
+    Ends: 1001 idle or too old, 1003 text that is no options, 1008 API key, 1011 our mistake, 1012 restart, 1013 too many
     streams or requests. What is against the protocol or too big never gets here (1002, 1007, 1009), a client who does
     not read is reset without a close (app.websocket), and a foreign origin is refused with 403 before the handshake.
     """
@@ -145,14 +148,15 @@ class Session:
             await self._refuse(error, None)
 
     def _parsed(self, text: str) -> StreamOptions:
-        """The options after this message. Raises BadParameter, or End for what is no JSON."""
+        """The options after this message. Raises BadParameter, or End for what is too long or no JSON."""
+        if len(text) > MOST_OPTIONS:
+            raise _no_options()
         try:
             given = StreamOptions.model_validate_json(text)
         except ValidationError as error:
             faults = error.errors(include_url=False, include_context=False, include_input=False)
             if faults[0]["type"] == "json_invalid":
-                metrics.rejected.labels(BadParameter.reason).inc()
-                raise End(1003, "text messages are JSON options; send frames as binary messages") from None
+                raise _no_options() from None
             sentences = [": ".join([*(str(part) for part in fault["loc"]), fault["msg"]]) for fault in faults]
             raise BadParameter("; ".join(sentences)[:1000]) from None
         if (given.max_people or 0) > self._settings.max_people:
@@ -247,6 +251,11 @@ class Session:
             raise WebSocketDisconnect(1006) from None
         except RuntimeError:  # the server closed the socket, and the reader is about to hear of it
             raise WebSocketDisconnect(1006) from None
+
+
+def _no_options() -> End:
+    metrics.rejected.labels(BadParameter.reason).inc()
+    return End(1003, NO_OPTIONS)
 
 
 def _outcome(error: PoseError) -> str:

@@ -249,6 +249,16 @@ def test_text_that_is_not_json_closes_with_1003(server, text):
         assert close_of(stream)[0] == 1003
 
 
+def test_options_longer_than_any_are_not_read(server):
+    """A million keys would keep the event loop, and all other clients, waiting for seconds."""
+    with open_stream(server) as stream:
+        stream.send('{"smoothing": true}' + " " * (10_000 - 19))
+        assert len(ask(stream, TWO)["people"]) == 2
+        stream.send('{"smoothing": true}' + " " * (10_001 - 19))
+        code, reason = close_of(stream)
+        assert code == 1003 and "10000 characters" in reason
+
+
 def test_an_oversized_message_closes_with_1009(serve):
     server = serve(stream_max_message_bytes=2000)
     for message in (bytes(2001), "x" * 2001, [bytes(1500), bytes(1500)]):  # the last in fragments
