@@ -50,9 +50,10 @@ async def stream(websocket: WebSocket) -> None:
     Out, for each frame that is processed: {"frame", "image", "people", "timing_ms", "age_ms", "dropped"}, or
     {"error": RFC 9457 members, "frame"}; for refused options the same with "frame": null. No error ends the stream.
 
-    Ends: 1001 idle or too old, 1003 text that is no options, 1008 API key, 1011 our mistake, 1012 restart, 1013 too many
-    streams or requests. What is against the protocol or too big never gets here (1002, 1007, 1009), a client who does
-    not read is reset without a close (app.websocket), and a foreign origin is refused with 403 before the handshake.
+    Ends: 1001 idle or too old, 1003 text that is no options, 1008 API key, 1011 our mistake, 1012 restart, 1013 too
+    many streams or requests. What is against the protocol or too big never gets here (1002, 1007, 1009), a client who
+    does not read is reset without a close (app.websocket), and a foreign origin is refused with 403 before the
+    handshake.
     """
     settings: Settings = websocket.app.state.settings
     LIVE.set(True)

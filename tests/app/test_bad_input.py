@@ -96,6 +96,14 @@ def test_json_that_is_not_as_documented(server: Server, body: bytes) -> None:
         assert_problem(answer, 422, '{"image"')
 
 
+def test_json_of_more_members_than_a_picture_has_is_not_read(server: Server) -> None:
+    """A million keys would keep the event loop, and all other clients, waiting for seconds."""
+    body = b"{" + b", ".join([b'"image": ""'] * 102) + b"}"
+    with refused(server, "bad_parameter"):
+        answer = server.client.post("/pose", content=body, headers={"content-type": "application/json"})
+        assert_problem(answer, 422, '{"image"')
+
+
 def test_a_key_that_json_should_not_have_is_named(server: Server) -> None:
     with refused(server, "bad_parameter"):
         answer = server.client.post("/pose", json={"image": "", "min_score": 0.5})
