@@ -19,6 +19,8 @@ from app.errors import BadImage, TooLarge, UnsupportedFormat
 from app.geometry import Image
 
 ORIENTATION_TAG = 0x0112
+MOST_READS = 2000  # of a header, some four for each of its parts
+MOST_CHUNKS = 50_000  # of a PNG: one of the largest size allowed has a tenth of them
 PillowImage.MAX_IMAGE_PIXELS = None  # our own cap below is the one that counts; Pillow's would only warn
 warnings.filterwarnings(
     "ignore", category=UserWarning, module="PIL"
@@ -97,10 +99,24 @@ def _format(data: bytes) -> str:
     raise UnsupportedFormat("the picture is not a JPEG, PNG or WebP file")
 
 
+class _Pieces(io.BytesIO):
+    """A file that is read in few pieces: millions of empty parts would hold the interpreter's lock for ten seconds."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads > MOST_READS:
+            raise BadImage("the picture's header has too many parts")
+        return super().read(size)
+
+
 def _opened(data: bytes, format: str) -> PillowImage.Image:
     """What Pillow knows before decoding a pixel: the size as stored, and the metadata before the pixels."""
     try:
-        return PillowImage.open(io.BytesIO(data), formats=(format,))
+        return PillowImage.open(_Pieces(data), formats=(format,))
+    except BadImage:
+        raise
     except Exception as error:  # Pillow's readers raise anything from OSError to struct.error on damaged headers
         raise BadImage("the picture's header cannot be read") from error
 
@@ -130,9 +146,11 @@ def exif_orientation(opened: PillowImage.Image) -> int:
 def _png_exif(data: bytes) -> bytes | None:
     """The content of a PNG's eXIf chunk, wherever it stands; a chunk is its length, its kind, content and checksum."""
     start = 8  # after the signature
-    while (kind := data[start + 4 : start + 8]) not in (b"", b"IEND"):
-        length = int.from_bytes(data[start : start + 4])
+    for _ in range(MOST_CHUNKS):
+        length, kind = int.from_bytes(data[start : start + 4]), data[start + 4 : start + 8]
         if kind == b"eXIf":
             return data[start + 8 : start + 8 + length]
+        if kind in (b"", b"IEND"):
+            break
         start += 12 + length
     return None
