@@ -1,13 +1,13 @@
 """Bytes to an upright RGB picture, guarded.
 
 The order is the point: magic bytes, then the header, then the pixel cap, and only then decoding. A 1 MB PNG may claim
-20000 x 20000 pixels, and would otherwise cost gigabytes before anybody could say no.
+20000 x 20000 pixels, and would otherwise cost gigabytes before anybody could say no; what else a file may do to a
+decoder is app.parts' matter.
 
 Pillow reads the header and OpenCV decodes: on the same JPEG OpenCV gives the same pixels in half the time, without
 holding the interpreter's lock. Orientation is applied here and nowhere else.
 """
 
-import io
 import warnings
 from dataclasses import dataclass
 
@@ -17,10 +17,9 @@ from PIL import Image as PillowImage
 
 from app.errors import BadImage, TooLarge, UnsupportedFormat
 from app.geometry import Image
+from app.parts import PNG_SIGNATURE, Pieces, check_scans, chunks, only_pixels
 
 ORIENTATION_TAG = 0x0112
-MOST_READS = 2000  # of a header, some four for each of its parts
-MOST_CHUNKS = 50_000  # of a PNG: one of the largest size allowed has a tenth of them
 PillowImage.MAX_IMAGE_PIXELS = None  # our own cap below is the one that counts; Pillow's would only warn
 warnings.filterwarnings(
     "ignore", category=UserWarning, module="PIL"
@@ -46,10 +45,13 @@ def read_header(data: bytes, *, max_pixels: int) -> Header:
 
     Raises UnsupportedFormat (not JPEG, PNG or WebP by its first bytes), TooLarge (more than `max_pixels`) or BadImage.
     """
-    with _opened(data, _format(data)) as opened:
+    format = _format(data)
+    with _opened(data, format) as opened:
         width, height = opened.size
         if width * height > max_pixels:
             raise TooLarge(f"the picture has {width} x {height} pixels, more than the {max_pixels} allowed")
+        if format == "JPEG":
+            check_scans(data)
         return Header(width, height, _orientation(opened, data))
 
 
@@ -64,6 +66,8 @@ def decode(data: bytes, *, max_pixels: int) -> Image:
 def decode_as(data: bytes, header: Header) -> Image:
     """The same, of a picture whose `header` was read. Raises BadImage."""
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    if _format(data) == "PNG":
+        data = only_pixels(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -92,29 +96,17 @@ def _format(data: bytes) -> str:
         raise BadImage("the picture is empty")
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(PNG_SIGNATURE):
         return "PNG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     raise UnsupportedFormat("the picture is not a JPEG, PNG or WebP file")
 
 
-class _Pieces(io.BytesIO):
-    """A file that is read in few pieces: millions of empty parts would hold the interpreter's lock for ten seconds."""
-
-    _reads = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._reads += 1
-        if self._reads > MOST_READS:
-            raise BadImage("the picture's header has too many parts")
-        return super().read(size)
-
-
 def _opened(data: bytes, format: str) -> PillowImage.Image:
     """What Pillow knows before decoding a pixel: the size as stored, and the metadata before the pixels."""
     try:
-        return PillowImage.open(_Pieces(data), formats=(format,))
+        return PillowImage.open(Pieces(data), formats=(format,))
     except BadImage:
         raise
     except Exception as error:  # Pillow's readers raise anything from OSError to struct.error on damaged headers
@@ -123,8 +115,8 @@ def _opened(data: bytes, format: str) -> PillowImage.Image:
 
 def _orientation(opened: PillowImage.Image, data: bytes) -> int:
     """EXIF orientation 1..8, without decoding a pixel."""
-    if opened.format == "PNG" and "exif" not in opened.info and b"eXIf" in data:
-        opened.info["exif"] = _png_exif(data)
+    if opened.format == "PNG" and "exif" not in opened.info and b"eXIf" in data:  # after the pixels it may stand, too
+        opened.info["exif"] = next((chunk[8:-4] for kind, chunk in chunks(data) if kind == b"eXIf"), None)
     return exif_orientation(opened)
 
 
@@ -141,16 +133,3 @@ def exif_orientation(opened: PillowImage.Image) -> int:
     except Exception:  # whatever Pillow makes of damaged bytes
         return 1
     return orientation if orientation in range(1, 9) else 1
-
-
-def _png_exif(data: bytes) -> bytes | None:
-    """The content of a PNG's eXIf chunk, wherever it stands; a chunk is its length, its kind, content and checksum."""
-    start = 8  # after the signature
-    for _ in range(MOST_CHUNKS):
-        length, kind = int.from_bytes(data[start : start + 4]), data[start + 4 : start + 8]
-        if kind == b"eXIf":
-            return data[start + 8 : start + 8 + length]
-        if kind in (b"", b"IEND"):
-            break
-        start += 12 + length
-    return None

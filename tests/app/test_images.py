@@ -189,26 +189,6 @@ def test_pixels_over_the_limit_are_refused_before_decoding() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak memory this way")
-@pytest.mark.parametrize(("format", "part"), [
-    ("JPEG", b"\xff\xef\x00\x02"), ("JPEG", b"\xff"), ("PNG", chunk(b"prVt", b"")),
-])  # fmt: skip
-def test_a_header_of_more_parts_than_any_has_is_not_read_to_its_end(format: str, part: bytes) -> None:
-    """20 MB of empty ones would hold the interpreter's lock for ten seconds."""
-    whole, after = saved(scene(), format), 2 if format == "JPEG" else 33
-    with pytest.raises(BadImage, match="too many parts"):
-        decode(whole[:after] + part * 10_000 + whole[after:], max_pixels=10**6)
-
-
-@pytest.mark.parametrize(("format", "part"), [
-    ("JPEG", b"\xff\xe1" + struct.pack(">H", 65_000) + b"http://ns.adobe.com/xmp/extension/\0".ljust(64_998, b"x")),
-    ("PNG", chunk(b"tEXt", b"Comment\0" + b"x" * 1000)),
-])  # fmt: skip
-def test_a_header_with_as_much_metadata_as_pictures_have_is_read(format: str, part: bytes) -> None:
-    """Phones put depth maps of megabytes into a JPEG's header, in segments of 64 KB."""
-    whole, after = saved(scene(), format), 2 if format == "JPEG" else 33
-    assert_alike(decode(whole[:after] + part * 300 + whole[after:], max_pixels=10**6), scene(), tolerance=12)
-
-
 def test_a_complete_bomb_is_refused_before_a_pixel_takes_memory(tmp_path: Path) -> None:
     """100 million pixels in a 0.5 MB file; a process of its own, as peak memory is only ever known to rise."""
     (tmp_path / "bomb.png").write_bytes(black_png(10_000))
