@@ -67,6 +67,7 @@ def test_a_picture_that_is_reduced_to_half_at_the_most_is_looked_at_once(size_wh
         ((8000, 1000), 3, 1 + 4 + 8),
         ((8000, 1000), 4, 1 + 2 + 4 + 8),
         ((2560, 320), 4, 1 + 2 + 4 + 6),
+        ((2500, 1000), 4, 1 + 3 + 7 * 2),
     ],
 )
 def test_tiles_come_after_the_whole_from_coarse_to_fine(size_wh: tuple[int, int], tiles: int, expected: int) -> None:
@@ -105,7 +106,8 @@ def test_whoever_is_no_larger_than_a_ninth_of_a_tile_is_reported_by_one(
 
 
 @pytest.mark.parametrize(
-    "size_wh, tiles", [((768, 640), 4), ((640, 480), 2), ((120, 90), 2), ((1920, 1080), 4), ((2048, 2048), 4)]
+    "size_wh, tiles",
+    [((768, 640), 4), ((640, 480), 2), ((120, 90), 2), ((1920, 1080), 4), ((2048, 2048), 4), ((1600, 1400), 1)],
 )
 def test_the_looks_at_a_picture_that_is_not_huge_are_each_cut_from_its_own_pixels(
     size_wh: tuple[int, int], tiles: int
