@@ -66,7 +66,7 @@ def _origin(url: str) -> str | None:
     except ValueError:  # a port that is no number
         return None
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{parts.scheme}://{host}{port}" if parts.scheme and host else None
+    return f"{parts.scheme}://{host}{port}" if host else None
 
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]

@@ -17,9 +17,10 @@ def test_a_picture_is_what_its_bytes_say(server: Server, content_type: str) -> N
     assert answer.status_code == 200 and len(answer.json()["people"]) == 1
 
 
-def test_json_is_known_with_a_charset_and_in_capital_letters(server: Server) -> None:
+@pytest.mark.parametrize("content_type", ["Application/JSON; charset=UTF-8", "application/json ;charset=UTF-8"])
+def test_json_is_known_with_a_charset_and_in_capital_letters(server: Server, content_type: str) -> None:
     body = b'{"image": "' + base64.b64encode(PERSON) + b'"}'
-    answer = server.client.post("/pose", content=body, headers={"content-type": "Application/JSON; charset=UTF-8"})
+    answer = server.client.post("/pose", content=body, headers={"content-type": content_type})
     assert answer.status_code == 200 and len(answer.json()["people"]) == 1
 
 
@@ -30,7 +31,7 @@ def test_base64_may_be_broken_into_lines(server: Server, between: str) -> None:
     assert len(server.client.post("/pose", json={"image": lines + between}).json()["people"]) == 1
 
 
-@pytest.mark.parametrize("between", ["*", "=", "-_"])
+@pytest.mark.parametrize("between", ["*", "=", "-_", "é"])
 def test_a_letter_that_base64_has_not_is_not_passed_over(server: Server, between: str) -> None:
     text = base64.b64encode(PERSON).decode()
     answer = server.client.post("/pose", json={"image": text[:40] + between + text[40:]})

@@ -1,10 +1,15 @@
 """Pictures as multipart/form-data: whole or not at all."""
 
+import asyncio
 from collections.abc import Iterator
 
 import httpx
 import pytest
 from serving import Server, encoded, picture
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
+from app.bodies import read_pictures
 
 PERSON = encoded(picture(boxes=((20, 20, 44, 70),)))
 
@@ -35,6 +40,42 @@ def test_a_form_is_whole_in_whatever_pieces_it_comes_and_whatever_follows_it(ser
     assert len(post(server, crumbs, whole.headers["content-type"]).json()["results"]) == 2
     epilogue = whole.content + b"\r\nto be ignored (RFC 2046, 5.1.1)"
     assert len(post(server, epilogue, whole.headers["content-type"]).json()["results"]) == 2
+
+
+def received(*messages: Message) -> list[bytes]:
+    """The pictures of a form that comes in these messages."""
+    coming = iter(messages)
+
+    async def receive() -> Message:
+        return next(coming)
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=here")]
+    return asyncio.run(read_pictures(Request({"type": "http", "headers": headers}, receive), max_images=8))
+
+
+def body(part: bytes, more: bool = False) -> Message:
+    return {"type": "http.request", "body": part, "more_body": more}
+
+
+FORM = b'--here\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nbytes\r\n--here--\r\n'
+
+
+@pytest.mark.parametrize("epilogue", [b"", b"to be ignored"])
+def test_a_form_is_whole_wherever_it_was_parted(epilogue: bytes) -> None:
+    whole = FORM + epilogue
+    for cut in range(len(whole) + 1):
+        assert received(body(whole[:cut], more=True), body(whole[cut:])) == [b"bytes"], cut
+    assert received(*(body(whole[at : at + 1], more=True) for at in range(len(whole))), body(b"")) == [b"bytes"]
+
+
+def test_a_client_that_leaves_within_a_form_has_left_and_sent_no_bad_one() -> None:
+    with pytest.raises(ClientDisconnect):
+        received(body(FORM[:60], more=True), {"type": "http.disconnect"})
+
+
+def test_a_form_of_nothing_has_no_picture(server: Server) -> None:
+    answer = post(server, b"--here--\r\n", "multipart/form-data; boundary=here")
+    assert (answer.status_code, answer.json()["detail"]) == (422, "the form has no file named image")
 
 
 def test_a_boundary_in_quotes_is_understood(server: Server) -> None:

@@ -58,7 +58,9 @@ def test_the_letterbox_holds_the_whole_picture_in_its_middle() -> None:
     assert (canvas[81:239] == 200).all()
 
 
-@pytest.mark.parametrize("box", [(0, 0, 0, 10), (5, 5, 4, 9), (0, 0, np.nan, 5), (0, 0, np.inf, 5)])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 0, 10), (0, 0, 10, 0), (5, 5, 4, 9), (5, 9, 9, 5), (0, 0, np.nan, 5), (0, 0, np.inf, 5)]
+)
 def test_an_empty_or_infinite_box_is_refused(box: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="a box needs"):
         crop_matrix(np.array(box), (192, 256))
@@ -77,6 +79,8 @@ def test_the_identity_changes_nothing() -> None:
         [[1.7, 0, -3.2], [0, 1.7, 2.9]],
         [[0.8, 0.3, -1.0], [-0.3, 0.8, 4.0]],
         [[3, 0, -20], [0, 3, -11]],
+        [[3, 0, -18.3], [0, 3, -9.3]],  # its edges lie between the centres of two pixels
+        [[3, 0, -20.7], [0, 3, -9.3]],
     ],
 )
 def test_warping_is_exact_to_a_thirtysecond_of_a_pixel(matrix: list[list[float]]) -> None:

@@ -38,16 +38,16 @@ def mending_models(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPa
 
 
 def test_boxes_come_back_in_picture_pixels_and_within_the_picture() -> None:
-    poses = [said((4.8, 6.4, 43.2, 57.6), 0.7), said((-100, -100, 24, 32), 0.2)]
-    found = mended_boxes(GIVEN, poses, MAPS, (100, 80))
+    poses = [said((4.8, 6.4, 43.2, 57.6), 0.7), said((-100, -100, 24, 32), 0.2), said((24, 32, 900, 900), 0.1)]
+    found = mended_boxes(GIVEN[[0, 1, 1]], poses, [*MAPS, MAPS[1]], (100, 80))
     assert found is not None
     middle = (GIVEN[1, :2] + GIVEN[1, 2:]) / 2  # the crop's middle is the box's
-    np.testing.assert_allclose(found.boxes_xyxy[1], [0, 0, *middle], atol=1e-4)
+    np.testing.assert_allclose(found.boxes_xyxy[1:], [[0, 0, *middle], [*middle, 100, 80]], atol=1e-4)
     scale = MAPS[0][0, 0]
     np.testing.assert_allclose(
         found.boxes_xyxy[0], [25 - 19.2 / scale, 40 - 25.6 / scale, 25 + 19.2 / scale, 40 + 25.6 / scale]
     )
-    assert found.fits.tolist() == pytest.approx([0.7, 0.2])
+    assert found.fits.tolist() == pytest.approx([0.7, 0.2, 0.1])
 
 
 @pytest.mark.parametrize("nothing", [(30, 10, 20, 40), (-500, 0, -400, 64), (10, 10, 10, 10)])

@@ -39,11 +39,11 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name, value", [
-    ("POSE_PORT", "eighty"), ("POSE_PORT", "70000"), ("POSE_PROVIDER", "gpu"), ("POSE_MAX_BATCH", "0"),
+    ("POSE_PORT", "eighty"), ("POSE_PORT", "65536"), ("POSE_PROVIDER", "gpu"), ("POSE_MAX_BATCH", "0"),
     ("POSE_MAX_DELAY_MS", "nan"), ("POSE_MAX_DELAY_MS", "-1"), ("POSE_STREAM_MAX_AGE_S", "inf"),
     ("POSE_LOG_LEVEL", "loud"), ("POSE_RATE_LIMIT_PER_MINUTE", "-1"), ("POSE_MAX_PIXELS", ""),
     ("POSE_BODY_TIMEOUT_S", "0"), ("POSE_DRAIN_S", "nan"), ("POSE_DRAIN_S", "-1"), ("POSE_MAX_RUN_MS", "0"),
-    ("POSE_MIN_SCORE", "1.1"), ("POSE_MIN_SCORE", "nan"), ("POSE_INTRA_OP_THREADS", "-1"),
+    ("POSE_MIN_SCORE", "1.01"), ("POSE_MIN_SCORE", "nan"), ("POSE_INTRA_OP_THREADS", "-1"),
 ])  # fmt: skip
 def test_an_impossible_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
@@ -91,10 +91,10 @@ def test_addresses_networks_and_everybody_are_trusted_proxies(monkeypatch: pytes
     assert ",".join(Settings.load().trusted_proxies) == value
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["foo", "a.example", "https://", "https://a.example/", "https://A.example", "https://a.example:443", "http://a:x"],
-)
+@pytest.mark.parametrize("value", [
+    "foo", "a.example", "//a.example", "https://", "https://a.example/", "https://A.example",
+    "https://a.example:443", "http://a.example:80", "http://a:x",
+])  # fmt: skip
 def test_an_origin_that_no_browser_sends_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("POSE_STREAM_ALLOWED_ORIGINS", value)
     with pytest.raises(StartError, match=r"^POSE_STREAM_ALLOWED_ORIGINS: .* is no origin as browsers send it \(https:"):

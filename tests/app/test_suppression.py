@@ -31,10 +31,10 @@ def test_a_person_behind_another_is_found_by_the_box_though_the_neighbour_scores
     assert boxes[1].tolist() == pytest.approx([5, 0, 15, 20], abs=0.3)
 
 
-@pytest.mark.parametrize("shift, people", [(3, 1), (4, 2)])
+@pytest.mark.parametrize("shift, people", [(37, 1), (39, 2)])
 def test_two_boxes_are_one_person_s_from_nearly_half_of_overlap_on(shift: float, people: int) -> None:
-    """Of boxes of 10 pixels' width, 7 of 13 are shared, or 6 of 14."""
-    found, _ = people_of_cells(*cells((0, 0, 10, 20, 0.9), (shift, 0, shift + 10, 20, 0.8)))
+    """Of boxes of 100 pixels' width, 63 of 137 are shared, or 61 of 139."""
+    found, _ = people_of_cells(*cells((0, 0, 100, 200, 0.9), (shift, 0, shift + 100, 200, 0.8)))
     assert len(found) == people
 
 
@@ -46,8 +46,15 @@ def test_the_box_is_the_mean_of_those_alike_by_their_scores() -> None:
     assert 0 < weighed[0] < box[0], "less with a lower score"
     (unlike,), _ = people_of_cells(*cells((0, 0, 100, 200, 0.8), (30, 0, 130, 200, 0.8)))
     assert unlike[0] < 0.5, "next to none where it is another place"
-    (alone,), _ = people_of_cells(*cells((0, 0, 100, 200, 0.8), (4, 0, 104, 200, 0.3)))
+    (alone,), _ = people_of_cells(*cells((0, 0, 100, 200, 0.8), (4, 0, 104, 200, 0.39)))
     assert alone[0] == pytest.approx(0, abs=1e-3), "none for whom the score is not even half as high"
+
+
+@pytest.mark.parametrize("unlike, vote", [(0.11, 0.6), (0.22, 0.14)])
+def test_the_less_alike_a_box_the_less_it_counts(unlike: float, vote: float) -> None:
+    shift = 100 * unlike / (2 - unlike)  # of boxes of 100 pixels' width that share so much less than all
+    (box,), _ = people_of_cells(*cells((0, 0, 100, 200, 0.8), (shift, 0, shift + 100, 200, 0.8)))
+    assert box[0] == pytest.approx(shift * vote / (1 + vote), abs=0.06)
 
 
 def test_nobody_is_made_of_no_cells_and_faint_ones_do_no_harm() -> None:

@@ -67,6 +67,8 @@ def test_a_picture_that_is_reduced_to_half_at_the_most_is_looked_at_once(size_wh
         ((8000, 1000), 3, 1 + 4 + 8),
         ((8000, 1000), 4, 1 + 2 + 4 + 8),
         ((2560, 320), 4, 1 + 2 + 4 + 6),
+        ((2500, 1000), 4, 1 + 2 + 5 * 3),
+        ((2100, 1000), 4, 1 + 4 + 5 * 3),
     ],
 )
 def test_tiles_come_after_the_whole_from_coarse_to_fine(size_wh: tuple[int, int], tiles: int, expected: int) -> None:
@@ -105,7 +107,8 @@ def test_whoever_is_no_larger_than_a_ninth_of_a_tile_is_reported_by_one(
 
 
 @pytest.mark.parametrize(
-    "size_wh, tiles", [((768, 640), 4), ((640, 480), 2), ((120, 90), 2), ((1920, 1080), 4), ((2048, 2048), 4)]
+    "size_wh, tiles",
+    [((768, 640), 4), ((640, 480), 2), ((120, 90), 2), ((1920, 1080), 4), ((2048, 2048), 4), ((1600, 1400), 1)],
 )
 def test_the_looks_at_a_picture_that_is_not_huge_are_each_cut_from_its_own_pixels(
     size_wh: tuple[int, int], tiles: int
@@ -138,10 +141,11 @@ def test_a_tile_reports_nobody_whom_it_may_show_in_part() -> None:
     cases = {
         "in the middle": ((500, 100, 600, 400), True),
         "at the tile's edge": ((edge - 150, 100, edge, 400), False),
-        "near the tile's edge": ((edge - 150, 100, edge - 20, 400), False),
+        "near the tile's edge": ((edge - 230, 100, edge - 80, 400), False),
+        "not so near": ((edge - 250, 100, edge - 100, 400), True),
         "at the picture's edge": ((0, 100, 100, 500), True),
-        "too large for a tile": ((100, 0, 1100, 500), False),
-        "not quite": ((100, 0, 900, 500), True),
+        "too large for a tile": ((100, 0, 950, 500), False),
+        "not quite": ((100, 0, 920, 500), True),
     }
     assert {name: seen_in(left, box) for name, (box, _) in cases.items()} == {
         name: yes for name, (_, yes) in cases.items()
@@ -150,6 +154,21 @@ def test_a_tile_reports_nobody_whom_it_may_show_in_part() -> None:
     assert seen_in(right, (edge - 150, 100, edge, 400)), "whom one tile may cut the next one has"
     assert not seen_in(right, (other_edge, 100, other_edge + 100, 400))
     assert seen_in(right, (3900, 100, 4000, 500))
+
+
+def test_a_look_fills_the_detector_s_input_and_reports_who_is_just_sure_enough() -> None:
+    (whole,) = looks((640, 480), INPUT_WH, 1)
+    assert (whole.to_input @ [0, 0, 1]).tolist() == pytest.approx([0, 16])
+    assert (whole.to_input @ [640, 480, 1]).tolist() == pytest.approx([384, 304])
+    found, sure = whole.people(boxes((100, 100, 200, 200), (0, 50, 90, 90)), scores(0.5, 0.49), 0.5)
+    assert found.tolist() == pytest.approx(np.array([[100, 84, 200, 184]]) / 0.6) and sure.tolist() == [0.5]
+
+
+@pytest.mark.parametrize("beyond", [(10, 2, 90, 16), (10, 304, 90, 318), (-30, 50, 0, 90), (384, 50, 400, 90)])
+def test_who_lies_beyond_the_picture_s_edge_is_nobody(beyond: tuple[float, float, float, float]) -> None:
+    (whole,) = looks((640, 480), INPUT_WH, 1)
+    found, _ = whole.people(boxes(beyond), scores(0.9), 0.5)
+    assert found.shape == (0, 4)
 
 
 def test_edges_above_and_below_cut_as_those_to_the_sides() -> None:

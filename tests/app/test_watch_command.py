@@ -80,6 +80,7 @@ def test_a_services_address_leads_to_its_stream(url: str, wanted: str) -> None:
     ("rtsp://cam/user=admin&password=s3cr3t&stream=0.sdp", "rtsp://cam/user=***&password=***&stream=0.sdp"),
     ("rtsp://cam/user=admin_password=s3_cr3t_channel=1.sdp", "rtsp://cam/user=***"),
     ("https://me:s3cr3t@pose.example/behind?key=s3cr3t", "https://pose.example/behind?key=***"),
+    ("http://cam/?Channel=2&subtype=1&stream=s&unicast=yes&id=7", "http://cam/?Channel=2&subtype=1&stream=s&unicast=yes&id=7"),
 ])  # fmt: skip
 def test_a_cameras_name_has_no_password_wherever_it_stands(address: str, named: str) -> None:
     assert without_secrets(address) == named

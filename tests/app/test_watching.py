@@ -48,9 +48,16 @@ def test_a_slow_service_loses_no_frame_of_a_file(serve: Callable[..., Server], f
     assert [(answer["frame"], answer["dropped"]) for answer in said] == [(number, 0) for number in range(8)]
 
 
-def test_frames_are_sent_as_often_and_as_large_as_was_said(server: Server, film: Path) -> None:
-    said = answers(film, "--url", server.url, "--max-fps", FPS / 2, "--max-side", 80)
-    assert [answer["time_s"] for answer in said] == pytest.approx([0, 0.2, 0.4, 0.6], abs=0.01)
+@pytest.mark.parametrize(("max_fps", "times_s"), [
+    (FPS * 0.99, [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),  # for so little none is left out
+    (FPS / 2, [0, 0.2, 0.4, 0.6]),
+    (FPS / 2.5, [0, 0.3, 0.5]),  # as often as that in the mean
+])  # fmt: skip
+def test_frames_are_sent_as_often_and_as_large_as_was_said(
+    server: Server, film: Path, max_fps: float, times_s: list[float]
+) -> None:
+    said = answers(film, "--url", server.url, "--max-fps", max_fps, "--max-side", 80)
+    assert [answer["time_s"] for answer in said] == pytest.approx(times_s, abs=0.01)
     assert {tuple(answer["image"].values()) for answer in said} == {(80, 60)}
 
 

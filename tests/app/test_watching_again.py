@@ -154,6 +154,19 @@ def test_whoever_stops_to_watch_leaves_no_camera_open(server: Server) -> None:
         assert eventually(lambda: not camera.reading)
 
 
+def test_a_file_whose_next_frame_nobody_takes_is_closed_all_the_same(film: Path) -> None:
+    async def run() -> Camera:
+        camera = Camera(str(film), max_fps=100, max_side=100)
+        assert await camera.next() is not None
+        while camera._shot is None:
+            await asyncio.sleep(0.01)
+        camera.close()
+        return camera
+
+    camera = asyncio.run(run())
+    assert eventually(lambda: not camera.reading)
+
+
 def test_a_number_is_a_camera_of_this_machine() -> None:
     async def made() -> Camera:
         return Camera("0", max_fps=1, max_side=100)

@@ -17,6 +17,7 @@ from app.skeleton import OKS_SIGMAS
 from model.decode import CELLS
 from model.export import Calibration, DeployedDetector, DeployedPose, cost, deploy, export_onnx
 from model.okdhp import OKDHP
+from model.outputs import BranchOutput
 from model.student import DecoderConfig, DetectorBranch, Encoder, PoseBranch
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -98,6 +99,37 @@ def test_weights_of_half_precision_take_two_bytes_each_and_answer_alike(tmp_path
     np.testing.assert_allclose(scores, expected_scores, atol=0.01)
     certain = expected_scores > 0.1
     np.testing.assert_allclose(keypoints[certain], expected[certain], atol=1.0)
+
+
+class FixedNetwork(torch.nn.Module):
+    """Whatever it is shown: something in rows 10 and 11 and columns 4 and 5, and boxes of one cell at each cell."""
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, maps, 4, stride=4)
+
+    def forward(self, images: torch.Tensor) -> BranchOutput:
+        found = 0 * self.conv(images).detach()
+        boxes = found[:, :1].expand(-1, 4, -1, -1).clone()
+        found[:, :, 10:12, 4:6] = 1.0
+        return BranchOutput(found, boxes=boxes)
+
+
+def test_boxes_of_a_wide_picture_are_where_its_cells_are() -> None:
+    boxes, _ = DeployedDetector(FixedNetwork(1))(torch.zeros(1, 24, 40, 3, dtype=torch.uint8))
+    x, y = np.meshgrid(np.arange(10) * 4.0, np.arange(6) * 4.0)
+    expected = np.stack([x, y, x + 4, y + 4], 2).reshape(-1, 4)
+    assert sorted(boxes[0].tolist()) == sorted(expected.tolist())
+
+
+def test_a_keypoint_of_a_narrow_crop_is_where_its_cell_is() -> None:
+    keypoints, _ = DeployedPose(FixedNetwork(17), OKS_SIGMAS)(torch.zeros(1, 64, 48, 3, dtype=torch.uint8))
+    np.testing.assert_allclose(keypoints[0].numpy(), np.tile([20.0, 44.0], (17, 1)), atol=0.05)
+
+
+def test_the_cost_of_a_convolution_is_its_kernel_s_at_each_place() -> None:
+    found = cost(DeployedDetector(FixedNetwork(1)), (1024, 1024))
+    assert found == {"gmacs": round(4 * 4 * 3 * 256 * 256 / 1e9, 4), "parameters": 4 * 4 * 3 + 1}
 
 
 def test_cost_counts_multiply_adds_and_parameters() -> None:
