@@ -17,14 +17,24 @@ def given_key(headers: Mapping[str, str]) -> str:
 def check_key(key: str, api_keys: Sequence[str]) -> None:
     """Raise Unauthorized unless `key` is one of `api_keys`, or there are none. Takes as long for any wrong key.
 
-    A header is read as Latin-1 (RFC 9110, section 5.5); most clients send UTF-8, and either will do.
+    A header is read as Latin-1 (RFC 9110, section 5.5); most clients send UTF-8, and either will do. WebKitGTK makes
+    UTF-8 of the page's header, which is UTF-8 already: that is read twice.
     """
     if not api_keys:
         return
     sent = key.encode() if any(ord(letter) > 255 for letter in key) else key.encode("latin-1")
-    matches = [hmac.compare_digest(one, known.encode()) for known in api_keys for one in (key.encode(), sent)]
+    readings = (key.encode(), sent, _read_twice(sent))
+    matches = [hmac.compare_digest(one, known.encode()) for known in api_keys for one in readings]
     if not any(matches):
         raise Unauthorized("give a valid key in X-API-Key or Authorization: Bearer")
+
+
+def _read_twice(sent: bytes) -> bytes:
+    """What was made UTF-8 once too often, as it was; other bytes as they are."""
+    try:
+        return sent.decode().encode("latin-1")
+    except UnicodeError:
+        return sent
 
 
 class RateLimit:
