@@ -90,7 +90,7 @@ def average(
 
 @app.command()
 def fit_boxes(
-    checkpoint: Annotated[Path, typer.Argument(help="a pose network with a box head", exists=True, dir_okay=False)],
+    checkpoint: Annotated[Path, typer.Argument(help="a pose network", exists=True, dir_okay=False)],
     out: Annotated[Path, typer.Argument(help="the checkpoint to write, for okdhp export")],
     data: DataFolder,
     detector: Annotated[Path, typer.Option(help="the exported detector to fit to", exists=True, dir_okay=False)],
@@ -98,7 +98,7 @@ def fit_boxes(
     batch: Annotated[int, typer.Option(min=2, help="of the detector's proposals")] = 96,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
 ) -> None:
-    """Fit a pose network's box head to a detector, such as one of your own; its poses stay as they are."""
+    """Fit a pose network's box head, new if it has none, to a detector of your own; its poses stay as they are."""
     commands = _commands()
     from training.box_fitting import fit_boxes
 

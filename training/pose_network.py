@@ -34,7 +34,11 @@ def _student(recipe: Recipe, num_keypoints: int) -> Parts:
     for branch in recipe.branches:
         decoder = DecoderConfig(branch.widths, branch.depth, branch.shuffle, branch.features, branch.own)
         branches[branch.name] = PoseBranch(decoder, encoder, num_keypoints, boxes_in)
-    return Encoder(encoder), branches
+    trunk = Encoder(encoder)
+    if all(branch.own.widths for branch in recipe.branches):
+        weighed = len(branches) > 1 and recipe.fau != "mean"  # by a FAU, which reads the features at stride 8
+        trunk.stages[3 if weighed else 2 :].requires_grad_(False)
+    return trunk, branches
 
 
 def _hourglass(recipe: Recipe, num_keypoints: int) -> Parts:

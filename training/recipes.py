@@ -28,7 +28,8 @@ def load_recipe(path: Path) -> Recipe:
         shared = any(branch.own == OwnConfig() for branch in recipe.branches)
         read = recipe.detach_target or recipe.distillation == "ensemble"
         require(read, f"detach_target is of an ensemble that teaches, and distillation is {recipe.distillation!r}")
-        require(shared, "every branch has an encoder of its own: one at least must learn on the shared one")
+        alone = shared or recipe.task == "pose"
+        require(alone, "every branch has an encoder of its own: one at least must learn on the shared one")
     except (OSError, tomllib.TOMLDecodeError, RecipeError) as error:
         raise RecipeError(f"{path}: {error}") from error
     return recipe

@@ -1,8 +1,11 @@
 """The network that a recipe describes, and the one that a checkpoint holds."""
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from model.cross_stage import MERGE, longer
 from model.okdhp import OKDHP
@@ -13,6 +16,8 @@ from training.joints import COCO, JOINT_SETS, JointSet
 from training.recipes import recipe_from_dict
 
 log = logging.getLogger("okdhp.train")
+
+REGION_SHARE = 0.25  # of the recipe of a network that got its box heads later; above 0 says that it has some
 
 
 def build_network(recipe: Recipe, joints: JointSet = COCO) -> OKDHP:
@@ -60,3 +65,18 @@ def without_box_heads(content: dict[str, Any]) -> dict[str, Any]:
     weights = {name: value for name, value in content["ema"].items() if ".box_head." not in name}
     recipe = content["recipe"] | {"region_share": 0.0}
     return content | {"ema": weights, "recipe": recipe}
+
+
+def with_box_heads(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's content, with box heads that know nothing yet if its network has none.
+
+    Raises RecipeError for a network that cannot have any.
+    """
+    recipe = recipe_from_dict(content["recipe"])
+    if recipe.region_share > 0:
+        return content
+    recipe = dataclasses.replace(recipe, region_share=REGION_SHARE)
+    torch.manual_seed(recipe.seed)
+    network = build_network(recipe, joints_of(content))
+    heads = {name: value for name, value in network.state_dict().items() if ".box_head." in name}
+    return content | {"ema": content["ema"] | heads, "recipe": dataclasses.asdict(recipe)}

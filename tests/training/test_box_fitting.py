@@ -12,12 +12,13 @@ import tiny
 import torch
 from commandline import okdhp
 from mending import PLACES, SIDE, overlaps
-from small_runs import POSE, run
+from small_runs import DETECTOR, run
 from typer.testing import CliRunner
 
 from app.cli import app
 from app.digest import sha256
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.restore import without_box_heads
 
 LOW = [(x1, y1 + 14, x2, y2 + 14) for x1, y1, x2, y2 in PLACES]  # another one's boxes begin below the heads
 
@@ -123,13 +124,24 @@ def test_a_file_of_that_name_that_is_something_else_stays(mended: Path, fitted: 
     assert not (tmp_path / "again.pt").exists()
 
 
-def test_what_has_no_box_head_or_is_no_detector_is_refused_in_one_line(
+def test_a_network_that_has_no_box_head_gets_one(mended: Path, fitted: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "plain.pt", without_box_heads(load_checkpoint(mended / "pose" / "last.pt")))
+    arguments = ("--data", mended / "people", "--detector", fitted / "low.onnx", "--steps", 120, "--batch", 24)
+    okdhp("fit-boxes", tmp_path / "plain.pt", tmp_path / "head.pt", *arguments)
+    okdhp("export", tmp_path / "head.pt", tmp_path / "head.onnx", "--data", mended / "people")
+    given, mending, fit = overlaps(tmp_path / "head.onnx", fitted / "low.onnx", mended / "people")
+    near = given > 0.3
+    assert mending[near].mean() > given[near].mean() + 0.02
+    assert fit[near].mean() > fit[~near].mean() + 0.1
+
+
+def test_what_can_have_no_box_head_or_is_no_detector_is_refused_in_one_line(
     mended: Path, fitted: Path, drawn_folder: Path, tmp_path: Path
 ) -> None:
-    run(POSE, drawn_folder, tmp_path / "plain", max_hours=0.0)
+    run(DETECTOR, drawn_folder, tmp_path / "people", max_hours=0.0)
     data, detector = ("--data", mended / "people"), ("--detector", fitted / "low.onnx")
-    said = refused(tmp_path / "plain" / "last.pt", tmp_path / "x.pt", *data, *detector)
-    assert "has no box head: its recipe has region_share = 0" in said
+    said = refused(tmp_path / "people" / "last.pt", tmp_path / "x.pt", *data, *detector)
+    assert "can have no box head: region_share is for pose students" in said
     said = refused(mended / "pose" / "last.pt", tmp_path / "x.pt", *data, "--detector", mended / "pose.onnx")
     assert "is a pose network, and a detector network is wanted here" in said
     assert not (tmp_path / "x.pt").exists()

@@ -88,7 +88,11 @@ def test_values_of_the_file_reach_the_recipe(tmp_path: Path) -> None:
         (GOOD.replace("pose", "detector") + "[[branches]]\nname = 'a'\nfeatures = 8\n", "features are 0, or"),
         (GOOD + "[[branches]]\nname = 'a'\nown = { widths = [8, 8], depths = [0, 0] }\n", "has 4 widths above 0 and 4"),
         (GOOD + "[[branches]]\nname = 'a'\nown = { widths = [8, 8, 0, 8], depths = [0, 0, 0, 0] }\n", "widths above 0"),
-        (GOOD + "[[branches]]\nname = 'a'\nown = { widths = [8, 8, 8, 8], depths = [0, 0, 0, 0] }\n", "one at least"),
+        (
+            GOOD.replace("pose", "detector")
+            + "[[branches]]\nname = 'a'\nown = { widths = [8, 8, 8, 8], depths = [0, 0, 0, 0] }\n",
+            "one at least",
+        ),
         ("network = 'resnet18'\n" + GOOD + "[[branches]]\nname = 'a'\nown = { widths = [8] }\n", "no encoder of its"),
         ("evaluate_every = 0\n" + GOOD, "evaluate_every must be above 0, got 0"),
         ("not toml", "Expected '='"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from model.export import deploy
+from model.fau import FauForm
 from model.student import OwnConfig
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import Branch, Encoder, Hourglass, Recipe, Stage
@@ -128,6 +129,21 @@ def test_a_branch_with_an_encoder_of_its_own_teaches_and_leaves_the_light_one_as
     assert count(exported) < count(parts) - count(model.trunk.stages[2:]) / 2
 
 
+@pytest.mark.parametrize(("fau", "names", "read"), [
+    ("mean", ("heavy",), 2), ("mean", ("heavy", "other"), 2), ("slim", ("heavy", "other"), 3),
+])  # fmt: skip
+def test_what_nobody_reads_of_the_shared_encoder_does_not_learn(
+    fau: FauForm, names: tuple[str, ...], read: int
+) -> None:
+    """Where every branch has its own; a FAU that weighs them reads the shared features at stride 8."""
+    branches = tuple(Branch(name, (16, 8, 8), own=OwnConfig((8, 16, 24, 32), (0, 1, 1, 1))) for name in names)
+    model = build_network(dataclasses.replace(STUDENT, branches=branches, kept="heavy", fau=fau))
+    model(torch.rand(2, 3, 64, 64) * 255).ensemble.square().sum().backward()
+    learn = [all(p.requires_grad for p in stage.parameters()) for stage in model.trunk.stages]
+    assert learn == [True] * read + [False] * (5 - read)
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+
+
 def count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -139,14 +155,15 @@ def test_bundled_configs_are_valid_named_as_their_file_and_survive_a_checkpoint(
     assert recipe_from_dict(dataclasses.asdict(recipe)) == recipe
 
 
-@pytest.mark.parametrize("task", ["pose", "detector"])
-def test_bundled_weights_are_all_that_finetuning_starts_from(task: str) -> None:
-    """docs/training.md: no layer of the student begins anew."""
-    (path,) = [path for path in CONFIGS if path.stem == f"{task}-finetune"]
-    wanted = build_network(load_recipe(path)).deployed("a").state_dict()
-    model = build_network(load_recipe(path))
-    start_from(model, task, WEIGHTS / f"{task}.pt")
-    bundled = load_checkpoint(WEIGHTS / f"{task}.pt")["ema"]
+@pytest.mark.parametrize(("task", "name"), [("pose", "pose"), ("pose", "pose-large"), ("detector", "detector")])
+def test_bundled_weights_are_all_that_finetuning_starts_from(task: str, name: str) -> None:
+    """docs/training.md: no layer of the network begins anew."""
+    (path,) = [path for path in CONFIGS if path.stem == f"{name}-finetune"]
+    recipe = load_recipe(path)
+    model = build_network(recipe)
+    wanted = model.deployed(recipe.kept).state_dict()
+    start_from(model, task, WEIGHTS / f"{name}.pt")
+    bundled = load_checkpoint(WEIGHTS / f"{name}.pt")["ema"]
     started = model.state_dict()
     used = [name for name in started if name.startswith(("trunk.", "branches."))]
     assert len(used) == len(wanted)
