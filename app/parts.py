@@ -16,7 +16,7 @@ MOST_SCANS = 50  # of a JPEG; ordinary progressive ones have ten
 MOST_PARTS = 50_000  # of a file: a PNG of the largest size allowed has a tenth of them
 MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # of a JPEG: all that begin a part, but for those without a length
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"IDAT", b"fdAT", b"IEND")  # what of a PNG is drawn
+PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # what of a PNG is drawn
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -61,5 +61,8 @@ def chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def only_pixels(png: bytes) -> bytes:
-    """The PNG without what is not drawn: profiles and texts, which OpenCV unpacks and does not use."""
+    """The PNG without what is not drawn: profiles and texts, which OpenCV unpacks and does not use, and animation.
+
+    For an animation it holds all of several canvases, up to 19 bytes a pixel; a first frame is an ordinary picture.
+    """
     return PNG_SIGNATURE + b"".join(chunk for kind, chunk in chunks(png) if kind in PIXELS)

@@ -5,25 +5,25 @@ its buffers for ever, long after the application has ended and stopped counting 
 at once: some ten thousand frames of a byte or none would keep the event loop from everybody else for half a second
 each time, and fragments of a message that never ends would fill the memory. And it closes on a message that is too
 large in the middle of it: the kernel resets a connection that is closed with bytes unread, and the client would not
-hear why.
+hear why. And a handshake that its parser does not take gets neither an answer nor an end.
 """
 
 import asyncio
 import logging
-import socket
-import struct
 from collections import deque
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
 from app import metrics
+from app.connection import refusal, reset
 
 log = logging.getLogger("app.websocket")
 log.setLevel(logging.WARNING)  # below it are whole addresses, in which somebody may put a key; app.door says the rest
 
-RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER, on and 0 s: the kernel drops its own buffer, too
+NO_HANDSHAKE = "a WebSocket's handshake has at most 128 headers of 8,190 bytes, an address as long, and no body"
 PIECE_BYTES = 8192  # of what was read, taken at a time: frames of 6 bytes, the least, take some 10 ms then
 MANY_FRAMES = 64  # in a piece: the others of the event loop have their turn before the next
 MOST_FRAGMENTS = 10_000  # of a message; a client that cuts into pieces of 1 KB sends the largest in half of them
@@ -92,6 +92,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def handle_events(self) -> None:
         self._frames_taken = len(self.conn.events)
         super().handle_events()
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self._refuse_handshake()
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) < MOST_FRAGMENTS:
@@ -119,9 +121,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         else:
             self.conn.data_to_send()
 
+    def _refuse_handshake(self) -> None:
+        metrics.rejected.labels("protocol").inc()
+        self.handshake_initiated = self.handshake_complete = self.close_sent = True
+        self.transport.write(refusal(HTTPStatus.BAD_REQUEST, "Bad request", NO_HANDSHAKE))
+        self.transport.close()
+
     def _reset(self) -> None:
         if not self.disconnected:
-            connection = self.transport.get_extra_info("socket")
-            if connection is not None:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
-            self.transport.abort()
+            reset(self.transport)

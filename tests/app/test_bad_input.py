@@ -146,6 +146,14 @@ def test_several_pictures_cannot_be_rendered(server: Server) -> None:
         assert_problem(server.client.post("/pose?render=jpeg", files=files), 422, "one picture")
 
 
+def test_of_more_options_than_anybody_has_none_is_looked_at(server: Server) -> None:
+    """Ten thousand unknown ones would hold all others up, if each had its place in the answer."""
+    options = "&".join(f"unknown{number}" for number in range(101))
+    with refused(server, "bad_parameter"):
+        answer = server.client.post(f"/pose?{options}", content=PERSON, headers=PNG)
+    assert_problem(answer, 422, "more than 100 options")
+
+
 def test_unknown_paths_and_methods(server: Server) -> None:
     with refused(server, "not_found"):
         assert_problem(server.client.get("/no/such/path"), 404)

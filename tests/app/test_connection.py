@@ -1,16 +1,23 @@
-"""How an HTTP connection ends whose request never comes; the end that the client sees is the socket's own."""
+"""How an HTTP connection ends whose request never comes, or whose answer is not taken.
+
+The end that the client sees is the socket's own.
+"""
 
 import asyncio
 import select
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 from serving import Server, encoded, picture, running
 from streams import eventually, held_poses
+from uvicorn.server import ServerState
 
 from app.connection import HttpProtocol
 from app.settings import Settings
@@ -170,3 +177,91 @@ def test_of_a_connection_s_requests_only_the_last_is_kept_once_all_are_answered(
 def test_a_large_body_is_not_taken_for_a_long_header(server: Server) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
     assert server.client.post("/pose", content=encoded(noise)).status_code == 200
+
+
+def test_of_many_requests_at_once_some_are_answered_and_then_the_connection_ends(server: Server) -> None:
+    """Ten thousand of them in a read would hold all others up for seconds."""
+    with connected(server) as connection:
+        connection.sendall((REQUEST + b"\r\n") * 1000)
+        answers = b""
+        while part := connection.recv(100_000):
+            answers += part
+    *others, last = answers.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert len(others) == HttpProtocol.most_pipelined
+    assert b"connection: close" in last and b"connection: close" not in b"".join(others)
+
+
+def test_what_is_no_http_gets_a_problem(server: Server) -> None:
+    with connected(server) as connection:
+        answer = answered(connection, b"GET x\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\n")
+        assert dropped(connection)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [b"X: y\r\n" * 130, b"Cookie: " + b"a" * 9000 + b"\r\n", b"Content-Length: 3\r\n"],
+    ids=["many", "long", "of a body"],
+)
+def test_a_handshake_that_no_websocket_has_is_answered_and_ended(server: Server, headers: bytes) -> None:
+    handshake = (
+        b"GET /stream HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+    )
+    with connected(server) as connection:
+        assert answered(connection, handshake + headers + b"\r\n").startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert dropped(connection)
+
+
+def asked(client: Callable[[socket.socket], None]) -> None:
+    """What `client` does after it has asked an application whose every answer has ANSWER_BYTES."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        length = str(ANSWER_BYTES).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        await send({"type": "http.response.body", "body": bytes(ANSWER_BYTES)})
+
+    def connect(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(REQUEST + b"\r\n")
+            client(connection)
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: HttpProtocol(config, ServerState(), {}), "127.0.0.1", 0)
+        await asyncio.to_thread(connect, server.sockets[0].getsockname()[1])
+        server.close()
+
+    config = uvicorn.Config(application, log_config=None)
+    config.load()
+    asyncio.run(serve())
+
+
+ANSWER_BYTES = 20_000_000  # more than the kernel takes
+
+
+def test_a_client_who_does_not_take_an_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HttpProtocol, "taking_timeout_s", 0.2)
+
+    def client(connection: socket.socket) -> None:
+        poll = select.poll()
+        poll.register(connection, 0)  # errors only: nothing is read
+        assert poll.poll(20_000), "the connection still stands"
+
+    asked(client)
+
+
+def test_who_has_taken_an_answer_may_wait_and_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HttpProtocol, "taking_timeout_s", 1.0)
+
+    def client(connection: socket.socket) -> None:
+        for _ in range(2):
+            taken = 0
+            while taken < ANSWER_BYTES:
+                part = connection.recv(1_000_000)
+                assert part, "the answer ended early"
+                taken += len(part)
+            threading.Event().wait(1.2)
+            connection.sendall(REQUEST + b"\r\n")
+
+    asked(client)

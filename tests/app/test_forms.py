@@ -83,3 +83,11 @@ def test_a_boundary_in_quotes_is_understood(server: Server) -> None:
     kind, _, boundary = whole.headers["content-type"].partition("boundary=")
     quoted = post(server, whole.content.replace(boundary.encode(), b"a b?c"), f'{kind}boundary="a b?c"')
     assert len(quoted.json()["people"]) == 1
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "utf-8"])
+def test_a_form_s_charset_is_not_obeyed(server: Server, charset: str) -> None:
+    """Python has some that fail, and one that takes half a minute for a megabyte."""
+    whole = form(server)
+    answer = post(server, whole.content, f"{whole.headers['content-type']}; charset={charset}")
+    assert len(answer.json()["results"]) == 2
