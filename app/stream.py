@@ -32,8 +32,8 @@ from app.turns import LIVE
 log = logging.getLogger("app.stream")
 router = APIRouter()
 
-MOST_OPTIONS = 10_000  # characters of a text message: to read a million keys holds all streams up for seconds
-NO_OPTIONS = f"text messages are JSON options of at most {MOST_OPTIONS} characters; send frames as binary messages"
+MOST_CHARACTERS = 10_000  # characters of a text message: to read a million keys holds all streams up for seconds
+NO_OPTIONS = f"text messages are JSON options of at most {MOST_CHARACTERS} characters; send frames as binary messages"
 
 
 @router.get("/stream", include_in_schema=False, response_model=None)
@@ -150,7 +150,7 @@ class Session:
 
     def _parsed(self, text: str) -> StreamOptions:
         """The options after this message. Raises BadParameter, or End for what is too long or no JSON."""
-        if len(text) > MOST_OPTIONS:
+        if len(text) > MOST_CHARACTERS:
             raise _no_options()
         try:
             given = StreamOptions.model_validate_json(text)
