@@ -31,10 +31,17 @@ def test_pictures_that_are_learnt_from_and_measured_on_are_counted(
     assert caplog.messages == [f"5 of 9 {SAID}"]
 
 
-@pytest.mark.parametrize(("other", "shared"), [("another picture", 23), ("as many bytes", 23), ("missing", 23), (None, 24)])
+@pytest.mark.parametrize(
+    ("other", "shared"), [("another picture", 23), ("as many bytes", 23), ("missing", 23), (None, 24)]
+)
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_in_cocos_layout_pictures_of_one_name_are_shared_where_they_are_one(
-    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: str | None, shared: int, split: str
+    drawn_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    other: str | None,
+    shared: int,
+    split: str,
 ) -> None:
     (tmp_path / "annotations").mkdir()
     for name in ("train", "val"):
