@@ -85,11 +85,15 @@ def test_a_frame_whose_time_is_up_goes_to_no_network_and_nobody_is_forgotten_for
 
     async def followed(pipeline):
         follower, past = Follower(pipeline, settings), asyncio.get_running_loop().time() - 1
+        batcher, looks = pipeline._detect.batcher, []
+        run = batcher._run
+        batcher._run = lambda batch: looks.append(len(batch)) or run(batch)
         with pytest.raises(DeadlinePassed):
-            await follower.people(image, 0.0, past)  # in the detector
+            await follower.people(image, 0.0, past)
+        assert looks == []
         first, _ = await follower.people(image, 0.1)
         with pytest.raises(DeadlinePassed):
-            await follower.people(image, 0.2, past)  # in the pose network, where the region is known
+            await follower.people(image, 0.2, past)  # in which only the pose network is asked
         again, stages_ms = await follower.people(image, 0.3)
         assert stages_ms["detect"] == 0
         return [person.id for person in first + again]

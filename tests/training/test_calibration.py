@@ -10,7 +10,7 @@ import torch
 
 from app.skeleton import OKS_SIGMAS
 from model.export import Calibration
-from training.calibration import MIN_OUTCOMES, TYPICAL, fit_calibration, reliability, right_keypoints
+from training.calibration import TYPICAL, fit_calibration, reliability, right_keypoints
 from training.data import Dataset, load_coco
 from training.joints import COCO, MPII
 
@@ -61,7 +61,7 @@ def test_a_hundred_outcomes_of_either_kind_are_enough_and_one_less_is_not(rare: 
         few[np.flatnonzero(few)[count:]] = False
         right = few if rare else ~few
         fitted = fit_calibration(np.where(right, expected, expected**2), right)
-        assert (fitted is not None) == (count >= MIN_OUTCOMES == 100)
+        assert (fitted is not None) == (count == 100)
 
 
 def test_keypoints_of_which_nothing_is_expected_are_calibrated_by_as_well() -> None:
