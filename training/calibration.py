@@ -17,7 +17,7 @@ log = logging.getLogger("okdhp.calibration")
 Floats = NDArray[Any]
 RIGHT_SIMILARITY = 0.5  # a keypoint is right from this OKS on; MPII's within half a head, as PCKh@0.5
 MIN_OUTCOMES = 100  # right and wrong keypoints each: fewer say too little
-TYPICAL = Calibration(half=0.037, slope=1.7)  # the bundled student's; what is expected itself is far below any chance
+TYPICAL = Calibration(half=0.035, slope=1.56)  # the bundled student's; what is expected itself is far below any chance
 
 
 def right_keypoints(keypoints: Floats, people: People, joints: JointSet) -> NDArray[np.bool_]:

@@ -23,13 +23,13 @@ def completed(annotation: Entry) -> Entry:
 
     A crowd's keypoints are nobody's. Of a point that is not labelled x and y may be null or NaN.
     """
-    keypoints, area, box = annotation.get("keypoints"), annotation.get("area"), annotation.get("bbox")
+    keypoints, area, box = annotation.get("keypoints"), annotation.get("area"), _numbers(annotation.get("bbox"))
     if not keypoints or annotation.get("iscrowd"):
         annotation = without_keypoints(annotation)
     elif isinstance(keypoints, list):
         annotation = annotation | {"keypoints": _in_a_row(keypoints)}
-    if not area and isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box):
-        area = BODY_SHARE * box[2] * box[3]
+    if not area and box is not None and box.shape == (4,):
+        area = float(BODY_SHARE * box[2] * box[3])
     return annotation | {"area": area}
 
 

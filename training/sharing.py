@@ -15,11 +15,11 @@ log = logging.getLogger("okdhp.data")
 def warn_of_shared(folder: Path, name: str = "val") -> None:
     """Says in the log how many pictures of split `name` of a COCO-format folder are in its train, too."""
     train, measured = find_split(folder, "train"), find_split(folder, name)
-    if measured == train or not (train.annotations.exists() and measured.annotations.exists()):
+    if measured == train:
         return
     try:
         learnt, listed = _files(train), _files(measured)
-    except DataError:  # told by who reads the split for its people
+    except DataError:  # none there, or told by who reads the split for its people
         return
     shared = sum(key in learnt and _same(learnt[key], file) for key, file in listed.items())
     if shared:

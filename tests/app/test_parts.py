@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -68,6 +69,18 @@ def test_a_jpeg_of_more_scans_than_any_has_is_refused() -> None:
         decode(with_scans(51), max_pixels=LIMIT)
 
 
+@pytest.mark.parametrize(("filled", "restarts"), [(b"\xff\xff\xff", 0), (b"", 1)])
+def test_scans_are_counted_behind_bytes_that_fill_and_marks_to_restart_at(filled: bytes, restarts: int) -> None:
+    """Neither has a length, whatever comes next: nothing is skipped for it."""
+    data = saved("JPEG", progressive=True, restart_marker_blocks=restarts)
+    last = filled + data[data.rindex(b"\xff\xda") : -2]
+    assert (b"\xff\xd0" in last) == (restarts > 0)
+    for count, allowed in ((50, True), (51, False)):
+        many = data[:-2] + last * (count - data.count(b"\xff\xda")) + data[-2:]
+        with nullcontext() if allowed else pytest.raises(BadImage, match="more than 50 scans"):
+            decode(many, max_pixels=LIMIT)
+
+
 def test_parts_between_scans_are_no_scans_but_there_are_not_any_number_of_them() -> None:
     data = saved("JPEG", progressive=True)
     decode(data[:-2] + segment(0xFE, b"") * 1000 + data[-2:], max_pixels=LIMIT)
@@ -78,7 +91,7 @@ def test_parts_between_scans_are_no_scans_but_there_are_not_any_number_of_them()
 def test_what_looks_like_a_scan_in_metadata_or_behind_the_picture_is_none() -> None:
     """Thumbnails have scans of their own, and so have the pictures that some cameras put behind the first."""
     plain = saved("JPEG")
-    many = with_parts(plain, segment(0xE1, b"\xff\xda" * 100)) + plain * 100
+    many = with_parts(plain, segment(0xE1, b"\xff\xda" * 100)) + plain * 3000
     assert (decode(many, max_pixels=LIMIT) == decode(plain, max_pixels=LIMIT)).all()
 
 
@@ -109,6 +122,19 @@ def test_palettes_and_transparency_belong_to_what_is_drawn(mode: str) -> None:
     options = {"transparency": b"\0\1\2"} if mode == "P" else {}
     PillowImage.open(io.BytesIO(saved("PNG"))).convert(mode).save(buffer, "PNG", **options)
     assert only_pixels(buffer.getvalue()) == buffer.getvalue()
+
+
+def test_an_animation_s_pictures_and_times_are_drawn() -> None:
+    buffer, first = io.BytesIO(), PillowImage.open(io.BytesIO(saved("PNG")))
+    first.save(buffer, "PNG", save_all=True, append_images=[first.transpose(PillowImage.Transpose.ROTATE_180)])
+    assert all(kind in buffer.getvalue() for kind in (b"acTL", b"fcTL", b"fdAT"))
+    assert only_pixels(buffer.getvalue()) == buffer.getvalue()
+
+
+def test_what_lies_behind_a_png_is_no_part_of_it() -> None:
+    plain = saved("PNG")
+    assert only_pixels(plain + bytes(10**6)) == plain
+    assert (decode(plain + bytes(10**6), max_pixels=LIMIT) == decode(plain, max_pixels=LIMIT)).all()
 
 
 def test_a_png_of_more_parts_than_any_has_is_refused() -> None:

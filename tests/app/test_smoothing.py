@@ -74,6 +74,15 @@ def test_the_filter_converges_to_a_point_that_jumped():
     assert shown == pytest.approx([80.0, -40.0], abs=0.1)
 
 
+@pytest.mark.parametrize(("sizes_s", "lag_ms"), [(0.05, 60.6), (0.5, 20.1), (1.5, 9.4)])
+def test_what_moves_lags_the_less_the_faster_it_is(sizes_s, lag_ms):
+    smooth, size_px = OneEuro(), 150.0
+    for index in range(600):
+        x, y = smooth(np.array([sizes_s * size_px * index / 30, 7.0]), index / 30, size_px)
+    assert (sizes_s * size_px * 599 / 30 - x) / (sizes_s * size_px) * 1000 == pytest.approx(lag_ms, abs=0.1)
+    assert y == pytest.approx(7.0)
+
+
 def test_a_fast_hand_lags_by_less_than_a_frame():
     smooth, speed_px_s = OneEuro(), 300.0  # two body sizes a second
     for index in range(60):

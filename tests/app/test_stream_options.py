@@ -1,5 +1,6 @@
 """What a client of /stream may choose, and what the service chooses where it does not."""
 
+import asyncio
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import tiny
 from serving import encoded, picture, running, with_pipeline
 from streams import ONE, ask, open_stream
 
+from app.errors import DeadlinePassed
 from app.following import Follower
 from app.settings import Settings
 
@@ -67,3 +69,33 @@ def test_a_least_score_below_the_detector_s_own_looks_at_once_though_it_is_above
         stream.send('{"min_score": 0.5}')
         looked += [ask(stream, ONE)["timing_ms"]["detect"] > 0]
     assert looked == [True, False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "box"), [(300, 60, (250, 5, 280, 55)), (60, 300, (32, 220, 58, 290))], ids=["wide", "tall"]
+)
+def test_somebody_at_the_end_of_a_long_frame_is_seen_in_every_one(server, width, height, box):
+    frame = encoded(picture(width, height, boxes=(box,)), ".jpg")
+    with open_stream(server) as stream:
+        assert [[person["id"] for person in ask(stream, frame)["people"]] for _ in range(3)] == [[1]] * 3
+
+
+def test_a_frame_whose_time_is_up_goes_to_no_network_and_nobody_is_forgotten_for_it(tiny_models):
+    image, settings = picture(boxes=((20, 20, 44, 70),)), Settings(provider="cpu", **tiny_models)
+
+    async def followed(pipeline):
+        follower, past = Follower(pipeline, settings), asyncio.get_running_loop().time() - 1
+        batcher, looks = pipeline._detect.batcher, []
+        run = batcher._run
+        batcher._run = lambda batch: looks.append(len(batch)) or run(batch)
+        with pytest.raises(DeadlinePassed):
+            await follower.people(image, 0.0, past)
+        assert looks == []
+        first, _ = await follower.people(image, 0.1)
+        with pytest.raises(DeadlinePassed):
+            await follower.people(image, 0.2, past)  # in which only the pose network is asked
+        again, stages_ms = await follower.people(image, 0.3)
+        assert stages_ms["detect"] == 0
+        return [person.id for person in first + again]
+
+    assert with_pipeline(tiny_models, followed) == [1, 1]

@@ -35,6 +35,8 @@ def test_a_key_is_given_from_the_environment(
 @pytest.mark.parametrize(("arguments", "complaint"), [
     (["--options", '{"tiles": 99}'], "--options: tiles: at most 4 here"),
     (["--options", "tiles=2"], "1003: text messages are JSON options"),
+    (["--url", "http:localhost:8000"], "the service's address is like http://localhost:8000"),
+    (["--url", "ftp://me:s3cret@here/?key=s3cret"], "like http://localhost:8000, got 'ftp://here/?key=***'"),
     (["--url", "localhost:8000"], "the service's address is like http://localhost:8000, got 'localhost:8000'"),
     (["--url", "URL/elsewhere"], "server rejected WebSocket connection: HTTP 404"),
 ])  # fmt: skip

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.skeleton import OKS_SIGMAS
+from app.suppression import CELLS as READ
 from model.decode import BODY, CELLS, TEMPERATURE, boxes_at_cells, decode_expected, surest_cells
 from training.decoding import Decode, decode_heatmaps
 from training.targets import keypoint_heatmaps
@@ -92,6 +93,18 @@ def test_expected_similarity_falls_with_doubt() -> None:
     assert scores[-1] == 0
 
 
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 5), (7, 0), (7, 5)])
+def test_a_keypoint_that_is_nowhere_is_beyond_the_likeliest_corner_with_a_score_of_nought(
+    row: int, column: int
+) -> None:
+    heatmaps = torch.full((1, 1, 8, 6), -1.0)
+    heatmaps[0, 0, row, column] = -0.01  # less unlikely, and yet less likely than an empty cell
+    found, scores = decode_expected(heatmaps, 4.0, (0.2,))
+    beyond = torch.tensor([28.0 if column else -4.0, 36.0 if row else -4.0])  # the middle of two cells further
+    assert (found[0, 0] - beyond).abs().max() <= 4
+    assert scores.tolist() == [[0.0]]
+
+
 def test_heatmaps_divided_beforehand_are_read_alike() -> None:
     """Export puts the division into the head's weights."""
     heatmaps = gaussians(torch.tensor([[[60.0, 100.0]]]))
@@ -120,6 +133,21 @@ def test_box_map_is_read_as_offset_and_logarithmic_size() -> None:
     found = boxes_at_cells(boxes, 8.0)[0, 1, 2]
     centre_x, centre_y = (2 + 0.5 + 0.25) * 8, (1 + 0.5 - 0.5) * 8
     torch.testing.assert_close(found, torch.tensor([centre_x - 16, centre_y - 8, centre_x + 16, centre_y + 8]))
+
+
+def test_a_box_may_be_as_large_as_a_picture_and_none_is_without_end() -> None:
+    sizes = torch.tensor([60.0, 140.0, 1.0]).log()
+    sizes[2] = 1000.0  # of a map that no training brings about
+    boxes = torch.zeros(1, 4, 1, 3)
+    boxes[0, 2:, 0] = sizes
+    found = boxes_at_cells(boxes, 8.0)[0, 0]
+    sides = found[:, 2:] - found[:, :2]
+    torch.testing.assert_close(sides[:2], torch.tensor([[480.0, 480.0], [1120.0, 1120.0]]), rtol=1e-4, atol=0)
+    assert 1120 < sides[2].max() < 2000
+
+
+def test_as_many_cells_are_handed_on_as_the_service_reads() -> None:
+    assert CELLS == READ
 
 
 def test_the_surest_cells_come_first_neighbours_too() -> None:

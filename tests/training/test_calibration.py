@@ -1,6 +1,7 @@
 """Scores that are chances: fitted, measured, and the same in the exported file."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from app.skeleton import OKS_SIGMAS
 from model.export import Calibration
-from training.calibration import fit_calibration, reliability, right_keypoints
+from training.calibration import TYPICAL, fit_calibration, reliability, right_keypoints
 from training.data import Dataset, load_coco
 from training.joints import COCO, MPII
 
@@ -52,12 +53,40 @@ def test_outcomes_that_say_too_little_calibrate_nothing(right: np.ndarray) -> No
     assert fit_calibration(falling, right) is None
 
 
+@pytest.mark.parametrize("rare", [True, False])
+def test_a_hundred_outcomes_of_either_kind_are_enough_and_one_less_is_not(rare: bool) -> None:
+    expected = np.linspace(0.1, 0.9, 1000)
+    for count in (100, 99):
+        few = np.arange(1000) % 10 == 0
+        few[np.flatnonzero(few)[count:]] = False
+        right = few if rare else ~few
+        fitted = fit_calibration(np.where(right, expected, expected**2), right)
+        assert (fitted is not None) == (count == 100)
+
+
+def test_keypoints_of_which_nothing_is_expected_are_calibrated_by_as_well() -> None:
+    peaks, right = outcomes()
+    nothing, never = np.zeros(500, np.float32), np.zeros(500, bool)
+    found = fit_calibration(np.concatenate([peaks, nothing]), np.concatenate([right, never]))
+    assert found is not None
+    assert (found.half, found.slope) == pytest.approx((TRUE.half, TRUE.slope), rel=0.05)
+
+
+def test_where_too_few_are_held_out_scores_are_calibrated_as_the_bundled_students(real_models: dict[str, Path]) -> None:
+    card = json.loads(real_models["pose_model"].with_suffix(".json").read_text())
+    assert dataclasses.asdict(TYPICAL) == pytest.approx(card["calibration"], rel=0.05)
+
+
 def test_reliability_compares_promise_and_outcome_in_tenths() -> None:
     scores = np.array([0.05, 0.05, 0.95, 0.95, 1.0])
     bins, gap = reliability(scores, np.array([True, False, True, True, False]))
     assert [b.points for b in bins] == [2, 3]
     assert [b.right for b in bins] == pytest.approx([0.5, 2 / 3])
     assert gap == pytest.approx(2 / 5 * 0.45 + 3 / 5 * (2.9 / 3 - 2 / 3))
+
+
+def test_of_no_keypoints_there_is_no_gap() -> None:
+    assert reliability(np.zeros(0), np.zeros(0, bool)) == ([], 0)
 
 
 def off_by(dataset: Dataset, pixels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -30,19 +31,43 @@ def test_pictures_that_are_learnt_from_and_measured_on_are_counted(
     assert caplog.messages == [f"5 of 9 {SAID}"]
 
 
-@pytest.mark.parametrize(("other", "shared"), [("another picture", 23), ("as many bytes", 23), (None, 24)])
+@pytest.mark.parametrize(
+    ("other", "shared"), [("another picture", 23), ("as many bytes", 23), ("missing", 23), (None, 24)]
+)
+@pytest.mark.parametrize("split", ["train", "val"])
 def test_in_cocos_layout_pictures_of_one_name_are_shared_where_they_are_one(
-    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: str | None, shared: int
+    drawn_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    other: str | None,
+    shared: int,
+    split: str,
 ) -> None:
     (tmp_path / "annotations").mkdir()
     for name in ("train", "val"):
         shutil.copytree(drawn_folder / "images", tmp_path / f"{name}2017")
         shutil.copy(drawn_folder / f"{name}.json", tmp_path / "annotations" / f"person_keypoints_{name}2017.json")
     if other is not None:
-        file = tmp_path / "train2017" / "1.png"
-        file.write_bytes(bytes(file.stat().st_size) if other == "as many bytes" else other.encode())
+        file = tmp_path / f"{split}2017" / "1.png"
+        before = file.stat()
+        file.write_bytes(bytes(before.st_size) if other == "as many bytes" else other.encode())
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # tells nothing
+        if other == "missing":
+            file.unlink()
     warn_of_shared(tmp_path)
     assert caplog.messages == [f"{shared} of 24 {SAID}"]
+
+
+def test_a_picture_is_the_same_however_its_path_is_written(
+    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(drawn_folder, tmp_path / "people")
+    content = json.loads((folder / "val.json").read_text())
+    for entry in content["images"]:
+        entry["file_name"] = "./" + entry["file_name"]
+    (folder / "val.json").write_text(json.dumps(content))
+    warn_of_shared(folder)
+    assert caplog.messages == [f"24 of 24 {SAID}"]
 
 
 @pytest.mark.parametrize("val", [None, "{"])
