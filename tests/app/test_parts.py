@@ -124,13 +124,6 @@ def test_palettes_and_transparency_belong_to_what_is_drawn(mode: str) -> None:
     assert only_pixels(buffer.getvalue()) == buffer.getvalue()
 
 
-def test_an_animation_s_pictures_and_times_are_drawn() -> None:
-    buffer, first = io.BytesIO(), PillowImage.open(io.BytesIO(saved("PNG")))
-    first.save(buffer, "PNG", save_all=True, append_images=[first.transpose(PillowImage.Transpose.ROTATE_180)])
-    assert all(kind in buffer.getvalue() for kind in (b"acTL", b"fcTL", b"fdAT"))
-    assert only_pixels(buffer.getvalue()) == buffer.getvalue()
-
-
 def test_what_lies_behind_a_png_is_no_part_of_it() -> None:
     plain = saved("PNG")
     assert only_pixels(plain + bytes(10**6)) == plain
