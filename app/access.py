@@ -1,6 +1,7 @@
 """Who may ask, and how often: API keys and the rate limit, for HTTP and WebSocket alike."""
 
 import hmac
+import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,20 @@ def _read_twice(sent: bytes) -> bytes:
         return sent.decode().encode("latin-1")
     except UnicodeError:
         return sent
+
+
+def client_of(address: str) -> str:
+    """Who counts as one client: an address, and beyond a site's own ones an IPv6 network of 64 bits.
+
+    A connection to the internet comes with as many addresses, and whoever has it may use each for one request.
+    """
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:  # a socket's, or none
+        return address
+    if isinstance(ip, ipaddress.IPv4Address) or ip.is_private:
+        return address
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((ip, 64), strict=False))
 
 
 class RateLimit:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app import metrics
-from app.access import check_key, given_key
+from app.access import check_key, client_of, given_key
 from app.errors import ClientError, Draining, PoseError, Unauthorized
 from app.settings import DEFAULT_PORTS, Settings
 
@@ -77,7 +77,7 @@ def noted(address: str) -> Iterator[Frames]:
 
 
 class Sessions:
-    """Counts the open streams, in all and of each address."""
+    """Counts the open streams, in all and of each client."""
 
     def __init__(self, settings: Settings) -> None:
         self._limit = settings.stream_max_sessions
@@ -93,19 +93,19 @@ class Sessions:
         return sessions
 
     @contextmanager
-    def enter(self, address: str) -> Iterator[None]:
-        """Count one stream of `address` while the block runs. Raises End where there is no room."""
-        if self._open.total() >= self._limit or self._open[address] >= self._limit_per_address:
+    def enter(self, client: str) -> Iterator[None]:
+        """Count one stream of `client` while the block runs. Raises End where there is no room."""
+        if self._open.total() >= self._limit or self._open[client] >= self._limit_per_address:
             metrics.rejected.labels("sessions").inc()
             raise End(1013, "too many streams; try again later")
-        self._open[address] += 1
+        self._open[client] += 1
         metrics.stream_sessions.inc()
         try:
             yield
         finally:
             metrics.stream_sessions.dec()
-            self._open[address] -= 1
-            self._open += Counter()  # forget addresses without a stream
+            self._open[client] -= 1
+            self._open += Counter()  # forget clients without a stream
 
 
 @asynccontextmanager
@@ -130,18 +130,18 @@ async def admit(websocket: WebSocket, settings: Settings, sessions: Sessions) ->
 @contextmanager
 def _place(websocket: WebSocket, settings: Settings, sessions: Sessions) -> Iterator[None]:
     """Count the stream while the block runs. Raises End for who may not come in, or now."""
-    address = _address(websocket)
+    client = client_of(_address(websocket))
     key = given_key(websocket.headers) or _key_of(websocket.scope["subprotocols"])
     if websocket.app.state.pipeline.draining:
         metrics.rejected.labels(Draining.reason).inc()
         raise End(1012, RESTARTS)
     try:
         check_key(key, settings.api_keys)
-        websocket.app.state.rate_limit.take(key if settings.api_keys else address)
+        websocket.app.state.rate_limit.take(key if settings.api_keys else client)
     except PoseError as error:
         metrics.rejected.labels(error.reason).inc()
         raise End(1008 if isinstance(error, Unauthorized) else 1013, error.title) from None
-    with sessions.enter(address):
+    with sessions.enter(client):
         yield
 
 

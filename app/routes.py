@@ -13,7 +13,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import ClientDisconnect
 
 from app import formats, metrics, render
-from app.access import check_key, given_key
+from app.access import check_key, client_of, given_key
 from app.bodies import read_pictures
 from app.deadline import before
 from app.errors import BadParameter, Draining, SlowBody, told_apart
@@ -84,8 +84,8 @@ async def admit(request: Request) -> None:
         raise Draining()
     key = given_key(request.headers)
     check_key(key, settings.api_keys)
-    address = request.client.host if request.client else "unknown"
-    request.app.state.rate_limit.take(key if settings.api_keys else address)
+    client = client_of(request.client.host) if request.client else "unknown"
+    request.app.state.rate_limit.take(key if settings.api_keys else client)
 
 
 async def few_options(request: Request) -> None:

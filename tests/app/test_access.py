@@ -1,9 +1,13 @@
 """Keys and the rate limit."""
 
-import pytest
+from pathlib import Path
 
-from app.access import RateLimit, check_key, given_key
+import pytest
+from serving import running
+
+from app.access import RateLimit, check_key, client_of, given_key
 from app.errors import RateLimited, Unauthorized
+from app.settings import Settings
 
 
 @pytest.mark.parametrize("headers, key", [
@@ -35,6 +39,25 @@ def test_a_wrong_key_is_refused(key: str) -> None:
     check_key("right", ("other", "right"))
     with pytest.raises(Unauthorized):
         check_key(key, ("other", "right"))
+
+
+@pytest.mark.parametrize(("address", "client"), [
+    ("198.51.100.7", "198.51.100.7"), ("10.0.0.7", "10.0.0.7"), ("unknown", "unknown"),
+    ("2606:4700:1:2:3:4:5:6", "2606:4700:1:2::/64"), ("2606:4700:1:2::1", "2606:4700:1:2::/64"),
+    ("2606:4700:1:3::1", "2606:4700:1:3::/64"), ("::ffff:93.184.215.14", "93.184.215.14"),
+    ("::1", "::1"), ("fd00::5", "fd00::5"), ("fe80::5%eth0", "fe80::5%eth0"),
+])  # fmt: skip
+def test_one_client_is_an_address_or_the_network_that_an_ipv6_connection_comes_with(address: str, client: str) -> None:
+    assert client_of(address) == client
+
+
+def test_an_ipv6_network_asks_as_often_as_one_client(tiny_models: dict[str, Path]) -> None:
+    with running(Settings(provider="cpu", rate_limit_per_minute=1, **tiny_models)) as server:  # type: ignore[arg-type]
+        answers = [
+            server.client.post("/pose", headers={"X-Forwarded-For": address}).status_code  # a trusted proxy says
+            for address in ("2606:4700:1:2::1", "2606:4700:1:2::2", "2606:4700:1:3::1")
+        ]
+    assert answers == [415, 429, 415]
 
 
 def test_the_rate_limit_refills_with_time() -> None:

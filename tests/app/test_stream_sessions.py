@@ -85,6 +85,19 @@ def test_too_many_streams_close_with_1013_and_room_is_made_by_leaving(serve, lim
         assert len(ask(stream, ONE)["people"]) == 1
 
 
+@pytest.mark.parametrize("limit", ["stream_max_sessions_per_address", "rate_limit_per_minute"])
+def test_an_ipv6_network_counts_as_one_address(serve, limit):
+    server = serve(**{limit: 1})
+    addresses = ("2606:4700:1:2::1", "2606:4700:1:3::1", "2606:4700:1:2::2")  # a trusted proxy says
+    with ExitStack() as streams:
+        first, elsewhere, second = (
+            streams.enter_context(open_stream(server, additional_headers={"X-Forwarded-For": address}))
+            for address in addresses
+        )
+        ask(first, ONE), ask(elsewhere, ONE)
+        assert close_of(second)[0] == 1013
+
+
 def test_streams_count_against_the_rate_limit(serve):
     server = serve(rate_limit_per_minute=1)
     with open_stream(server) as first, open_stream(server) as second:
