@@ -57,7 +57,7 @@ def test_an_ipv6_network_asks_as_often_as_one_client(tiny_models: dict[str, Path
             server.client.post("/pose", headers={"X-Forwarded-For": address}).status_code  # a trusted proxy says
             for address in ("2606:4700:1:2::1", "2606:4700:1:2::2", "2606:4700:1:3::1")
         ]
-    assert answers == [415, 429, 415]
+    assert answers == [400, 429, 400]  # no picture
 
 
 def test_the_rate_limit_refills_with_time() -> None:
