@@ -13,6 +13,7 @@ import { hush, say, toast } from "./words.js";
 
 const STALE_MS = 700; // an answer older than this fades out
 const TOAST_MS = 4000; // long enough to read a sentence
+const HIDDEN = "This browser hides pictures from pages: let this one read canvases, and load it again.";
 
 const $ = (id) => document.getElementById(id);
 const video = $("video");
@@ -221,7 +222,7 @@ function connect() {
 }
 
 /** At the first word on a frame, not before: a server about to stop takes a connection only to close it again. */
-const sayConnected = () => say("Connected.");
+const sayConnected = () => say(capture.isTrue ? "Connected." : HIDDEN);
 
 function take(ours, answer, roundTripMs) {
   people = { list: answer.people, size: answer.image, at: performance.now() };

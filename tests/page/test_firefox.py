@@ -23,14 +23,15 @@ Ask = Callable[..., Any]
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> Iterator[Ask]:
-    """Sends one command of WebDriver BiDi and returns its result."""
+def ask(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Ask]:
+    """Sends one command of WebDriver BiDi and returns its result; its parameter: further preferences."""
     if FIREFOX is None:
         pytest.skip("no firefox here: apt-get install firefox-esr")
     profile = tmp_path / "profile"
     profile.mkdir()
+    prefs = PREFS | getattr(request, "param", {})
     (profile / "user.js").write_text(
-        "".join(f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in PREFS.items())
+        "".join(f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in prefs.items())
     )
     command = [FIREFOX, "--headless", "--no-remote", "--profile", str(profile), "--remote-debugging-port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as firefox:
@@ -52,23 +53,39 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
             firefox.kill()
 
 
-def test_firefox_shows_a_picture_s_people_and_streams_its_camera(ask: Ask, server: Server, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "one.png"), picture(640, 480, (PERSON,)))
-    context = ask("browsingContext.getTree")["contexts"][0]["context"]
+class Page:
+    """The service's page."""
 
-    def run(script: str) -> Any:
-        return ask("script.evaluate", expression=script, target={"context": context}, awaitPromise=False)["result"]
+    def __init__(self, ask: Ask, server: Server) -> None:
+        self._ask = ask
+        self.context = ask("browsingContext.getTree")["contexts"][0]["context"]
+        ask("browsingContext.navigate", context=self.context, url=server.url, wait="complete")
 
-    def until(script: str) -> None:
+    def run(self, script: str) -> Any:
+        target = {"context": self.context}
+        return self._ask("script.evaluate", expression=script, target=target, awaitPromise=False)["result"]
+
+    def until(self, script: str) -> None:
         end = time.monotonic() + WAIT_S
-        while run(script).get("value") is not True:
+        while self.run(script).get("value") is not True:
             assert time.monotonic() < end, f"never came true: {script}"
 
-    ask("browsingContext.navigate", context=context, url=server.url, wait="complete")
-    run("window.errors = []; addEventListener('error', (event) => errors.push(event.message))")
-    file = run("document.getElementById('file')")["sharedId"]
-    ask("input.setFiles", context=context, element={"sharedId": file}, files=[str(tmp_path / "one.png")])
-    until("document.getElementById('status').textContent === '1 person found.'")
-    run("document.getElementById('use-camera').click()")
-    until("/^[0-9]+$/.test(document.getElementById('fps').textContent)")
-    assert run("errors.length")["value"] == 0
+
+def test_firefox_shows_a_picture_s_people_and_streams_its_camera(ask: Ask, server: Server, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "one.png"), picture(640, 480, (PERSON,)))
+    page = Page(ask, server)
+    page.run("window.errors = []; addEventListener('error', (event) => errors.push(event.message))")
+    file = page.run("document.getElementById('file')")["sharedId"]
+    ask("input.setFiles", context=page.context, element={"sharedId": file}, files=[str(tmp_path / "one.png")])
+    page.until("document.getElementById('status').textContent === '1 person found.'")
+    page.run("document.getElementById('use-camera').click()")
+    page.until("/^[0-9]+$/.test(document.getElementById('fps').textContent)")
+    page.until("document.getElementById('status').textContent === 'Connected.'")
+    assert page.run("errors.length")["value"] == 0
+
+
+@pytest.mark.parametrize("ask", [{"privacy.resistFingerprinting": True}], indirect=True)
+def test_firefox_that_gives_noise_for_pictures_says_so(ask: Ask, server: Server) -> None:
+    page = Page(ask, server)
+    page.run("document.getElementById('use-camera').click()")
+    page.until("document.getElementById('status').textContent.startsWith('This browser hides pictures')")
