@@ -2,7 +2,7 @@
 
 A file within the limits on bytes and pixels may still hold a decoder up for minutes: by millions of empty parts in its
 header, by scans of a few bytes that each go over the whole picture again (LJT-01-004 in libjpeg-turbo's list), or by
-texts that are unpacked and thrown away.
+texts that are unpacked and thrown away. And a length alone may fill the memory.
 """
 
 import io
@@ -64,5 +64,10 @@ def only_pixels(png: bytes) -> bytes:
     """The PNG without what is not drawn: profiles and texts, which OpenCV unpacks and does not use, and animation.
 
     For an animation it holds all of several canvases, up to 19 bytes a pixel; a first frame is an ordinary picture.
+    Raises BadImage where a part says that it is longer than the file: OpenCV takes memory for all that it says, 4 GB at
+    most, before it finds that the bytes are missing.
     """
-    return PNG_SIGNATURE + b"".join(chunk for kind, chunk in chunks(png) if kind in PIXELS)
+    pixels = [chunk for kind, chunk in chunks(png) if kind in PIXELS]
+    if any(len(chunk) < 8 + int.from_bytes(chunk[:4]) for chunk in pixels):  # length and kind stand before it
+        raise BadImage("the picture is truncated or damaged")
+    return PNG_SIGNATURE + b"".join(pixels)

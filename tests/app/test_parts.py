@@ -134,3 +134,14 @@ def test_a_png_of_more_parts_than_any_has_is_refused() -> None:
     plain, end = saved("PNG"), chunk(b"IEND", b"")
     with pytest.raises(BadImage, match="too many parts"):
         decode(plain.removesuffix(end) + chunk(b"IDAT", b"") * 50_000 + end, max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("kind", [b"IDAT", b"PLTE", b"tRNS"])
+def test_a_png_whose_part_says_that_it_is_longer_than_the_file_never_gets_to_a_decoder(kind: bytes) -> None:
+    """OpenCV would take 4 GB for 60 bytes, and seconds to fill them with zeros."""
+    start = saved("PNG").partition(b"IDAT")[0][:-4]  # without the pixels' length
+    with pytest.raises(BadImage, match="truncated"):
+        only_pixels(start + struct.pack(">I", 2**32 - 1) + kind + b"short")
+    with pytest.raises(BadImage, match="truncated"):
+        only_pixels(start + struct.pack(">I", 6) + kind + b"short")
+    assert only_pixels(start + struct.pack(">I", 5) + kind + b"short").endswith(b"short")
