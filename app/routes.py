@@ -22,6 +22,7 @@ from app.models import Network
 from app.pipeline import Options, People, Person, Pipeline
 from app.schemas import AnyAnswer, ImageBody, PoseParameters, Problem
 from app.settings import Settings
+from app.turns import CLIENT
 
 router = APIRouter()
 T = TypeVar("T")
@@ -85,7 +86,9 @@ async def admit(request: Request) -> None:
     key = given_key(request.headers)
     check_key(key, settings.api_keys)
     client = client_of(request.client.host) if request.client else "unknown"
-    request.app.state.rate_limit.take(key if settings.api_keys else client)
+    who = key if settings.api_keys else client
+    request.app.state.rate_limit.take(who)
+    CLIENT.set(who)
 
 
 async def few_options(request: Request) -> None:

@@ -2,7 +2,7 @@
 
 A frame is worth something for a moment, and each stream has one at a time; of pictures that are posted hundreds may
 wait. In one line the frames would be as late as those. In two, either kind gets what it needs, or half of what there
-is.
+is. Of those who post, each client has its turn: one with hundreds of pictures does not keep the others waiting for all.
 """
 
 from collections import deque
@@ -14,14 +14,43 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 LIVE: ContextVar[bool] = ContextVar("live", default=False)  # whether what is done now is done for a frame of a stream
+CLIENT: ContextVar[str] = ContextVar("client", default="")  # for whom; streams are few a client, and share one turn
+
+
+class _Line(Generic[T]):
+    """Those of one kind: its clients in turns, and what one client wants in order."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, deque[T]] = {}  # whose turn is next stands first; nobody's is empty
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of.values()))
+
+    def __iter__(self) -> Iterator[T]:
+        for turn in zip_longest(*self._of.values(), fillvalue=_NOBODY):
+            yield from (one for one in turn if one is not _NOBODY)  # type: ignore[misc]
+
+    def append(self, one: T) -> None:
+        self._of.setdefault(CLIENT.get(), deque()).append(one)
+
+    def popleft(self) -> T:
+        client = next(iter(self._of))
+        own = self._of.pop(client)
+        one = own.popleft()
+        if own:
+            self._of[client] = own
+        return one
+
+    def keep(self, wanted: Callable[[T], bool]) -> None:
+        kept = {client: deque(filter(wanted, own)) for client, own in self._of.items()}
+        self._of = {client: own for client, own in kept.items() if own}
 
 
 class Turns(Generic[T]):
     """Two lines as one queue. Whoever joins stands in the line that LIVE says."""
 
     def __init__(self) -> None:
-        self._live: deque[T] = deque()
-        self._others: deque[T] = deque()
+        self._live, self._others = _Line[T](), _Line[T]()
         self._live_next = True  # where somebody waits in both
 
     def __len__(self) -> int:
@@ -43,7 +72,7 @@ class Turns(Generic[T]):
         (self._live if LIVE.get() else self._others).append(one)
 
     def popleft(self) -> T:
-        """Take the next. Raises IndexError where nobody waits."""
+        """Take the next of those who wait; somebody must."""
         live = bool(self._live) and (self._live_next or not self._others)
         if self._live and self._others:
             self._live_next = not live
@@ -51,8 +80,8 @@ class Turns(Generic[T]):
 
     def keep(self, wanted: Callable[[T], bool]) -> None:
         """Send away all others."""
-        self._live = deque(filter(wanted, self._live))
-        self._others = deque(filter(wanted, self._others))
+        self._live.keep(wanted)
+        self._others.keep(wanted)
 
     def clear(self) -> None:
         """Send all away."""

@@ -1,13 +1,18 @@
 """Two lines that are served in turns."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 
-from app.turns import LIVE, Turns
+from app.routes import admit
+from app.settings import Settings
+from app.turns import CLIENT, LIVE, Turns
 
 
 @contextmanager
@@ -47,6 +52,63 @@ def test_frames_and_all_else_are_served_in_turns_each_first_come_first_served(ki
     turns = waiting(kinds)
     assert " ".join(turns) == order
     assert served(turns) == order
+
+
+def of_clients(clients: str) -> Turns[str]:
+    """Those of aab...: what clients of these names posted, named by its client and its number of them."""
+    turns = Turns[str]()
+    for index, client in enumerate(clients):
+        token = CLIENT.set(client)
+        turns.append(f"{client}{clients[:index].count(client)}")
+        CLIENT.reset(token)
+    return turns
+
+
+@pytest.mark.parametrize(
+    ("clients", "order"),
+    [("aaab", "a0 b0 a1 a2"), ("aaabbc", "a0 b0 c0 a1 b1 a2"), ("abab", "a0 b0 a1 b1")],
+)
+def test_each_client_has_its_turn_however_many_pictures_another_posts(clients: str, order: str) -> None:
+    turns = of_clients(clients)
+    assert " ".join(turns) == order
+    assert served(turns) == order
+
+
+def test_who_comes_again_waits_for_one_turn_of_each_other_client() -> None:
+    turns = of_clients("aaab")
+    assert [turns.popleft(), turns.popleft()] == ["a0", "b0"]
+    token = CLIENT.set("b")
+    turns.append("b1")
+    CLIENT.reset(token)
+    assert served(turns) == "a1 b1 a2"
+
+
+@given(clients=st.text("abc", max_size=12), taken=st.integers(0, 5), gone=st.sets(st.integers(0, 11)))
+def test_so_is_the_order_foretold_of_clients(clients: str, taken: int, gone: set[int]) -> None:
+    turns = of_clients(clients)
+    for _ in range(min(taken, len(turns))):
+        turns.popleft()
+    leaving = {one for index, one in enumerate(turns) if index in gone}
+    turns.keep(lambda one: one not in leaving)
+    foretold = " ".join(turns)
+    assert served(turns) == foretold and not leaving & set(foretold.split())
+
+
+@pytest.mark.parametrize(("keys", "client"), [("", "203.0.113.7"), ("secret", "secret")])
+def test_who_posts_is_known_by_key_or_else_by_address(keys: str, client: str) -> None:
+    state = SimpleNamespace(
+        settings=Settings(api_keys=keys),
+        pipeline=SimpleNamespace(draining=False),
+        rate_limit=SimpleNamespace(take=lambda who: None),
+    )
+    scope = {"type": "http", "headers": [(b"x-api-key", b"secret")], "client": ("203.0.113.7", 1)}
+    request = Request({**scope, "app": SimpleNamespace(state=state)})
+
+    async def known() -> str:
+        await admit(request)
+        return CLIENT.get()
+
+    assert asyncio.run(known()) == client
 
 
 @given(kinds=st.text("fo", max_size=12), taken=st.integers(0, 5), gone=st.sets(st.integers(0, 11)))
