@@ -37,7 +37,12 @@ def create_app(settings: Settings) -> FastAPI:
         raise StartError(f"the page is missing at {PAGE}: install with pip install -e from a checkout")
     metrics.show_zeros()
     app = FastAPIOffline(  # its /docs works where there is no internet
-        redoc_url=None, title="okdhp", version=metrics.package_version(), description=DESCRIPTION, lifespan=_lifespan
+        redoc_url=None,
+        title="okdhp",
+        version=metrics.package_version(),
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        redirect_slashes=False,  # to http:// behind a proxy that is not trusted: the key would go there in clear text
     )
     app.state.settings = settings
     app.state.rate_limit = RateLimit(settings.rate_limit_per_minute)

@@ -34,6 +34,12 @@ def test_the_page_is_for_those_who_read(server: Server) -> None:
     assert [server.client.request(method, "/main.js").status_code for method in ("POST", "PUT", "DELETE")] == [404] * 3
 
 
+def test_nobody_is_sent_elsewhere_with_a_key(server: Server) -> None:
+    """A redirect names scheme and host as the service sees them: behind a proxy that it does not know, http://."""
+    answers = [server.client.request(method, path) for method, path in (("POST", "/pose/"), ("GET", "/livez/"))]
+    assert [answer.status_code for answer in answers] == [404, 404]
+
+
 @pytest.mark.parametrize(("method", "path", "status", "title"), [
     ("GET", "/no/such/path", 404, "Not found"), ("DELETE", "/pose", 405, "Method not allowed"),
     ("POST", "/pose", 400, "Bad request"),
