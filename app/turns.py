@@ -6,7 +6,7 @@ is. Of those who post, each client has its turn: one with hundreds of pictures d
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from itertools import zip_longest
 from typing import Generic, TypeVar
@@ -27,8 +27,7 @@ class _Line(Generic[T]):
         return sum(map(len, self._of.values()))
 
     def __iter__(self) -> Iterator[T]:
-        for turn in zip_longest(*self._of.values(), fillvalue=_NOBODY):
-            yield from (one for one in turn if one is not _NOBODY)  # type: ignore[misc]
+        return _in_turns(*self._of.values())
 
     def append(self, one: T) -> None:
         self._of.setdefault(CLIENT.get(), deque()).append(one)
@@ -59,8 +58,7 @@ class Turns(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         """All of them, in the order in which they will be served if nobody joins."""
         lines = (self._live, self._others) if self._live_next else (self._others, self._live)
-        for pair in zip_longest(*lines, fillvalue=_NOBODY):
-            yield from (one for one in pair if one is not _NOBODY)  # type: ignore[misc]
+        return _in_turns(*lines)
 
     @property
     def own(self) -> int:
@@ -89,3 +87,9 @@ class Turns(Generic[T]):
 
 
 _NOBODY = object()
+
+
+def _in_turns(*lines: Iterable[T]) -> Iterator[T]:
+    """The first of each line, then the second of each that has one, and so on."""
+    for turn in zip_longest(*lines, fillvalue=_NOBODY):
+        yield from (one for one in turn if one is not _NOBODY)  # type: ignore[misc]

@@ -1,16 +1,15 @@
 """Two lines that are served in turns."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.requests import Request
+from serving import running
 
-from app.routes import admit
+from app.routes import few_options
 from app.settings import Settings
 from app.turns import CLIENT, LIVE, Turns
 
@@ -54,6 +53,16 @@ def test_frames_and_all_else_are_served_in_turns_each_first_come_first_served(ki
     assert served(turns) == order
 
 
+def assert_foretold(turns: Turns[str], taken: int, gone: set[int]) -> None:
+    """The order of those who wait is the one in which they are served, after some were and others have left."""
+    for _ in range(min(taken, len(turns))):
+        turns.popleft()
+    leaving = {one for index, one in enumerate(turns) if index in gone}
+    turns.keep(lambda one: one not in leaving)
+    foretold = " ".join(turns)
+    assert served(turns) == foretold and not leaving & set(foretold.split())
+
+
 def of_clients(clients: str) -> Turns[str]:
     """Those of aab...: what clients of these names posted, named by its client and its number of them."""
     turns = Turns[str]()
@@ -85,41 +94,28 @@ def test_who_comes_again_waits_for_one_turn_of_each_other_client() -> None:
 
 @given(clients=st.text("abc", max_size=12), taken=st.integers(0, 5), gone=st.sets(st.integers(0, 11)))
 def test_so_is_the_order_foretold_of_clients(clients: str, taken: int, gone: set[int]) -> None:
-    turns = of_clients(clients)
-    for _ in range(min(taken, len(turns))):
-        turns.popleft()
-    leaving = {one for index, one in enumerate(turns) if index in gone}
-    turns.keep(lambda one: one not in leaving)
-    foretold = " ".join(turns)
-    assert served(turns) == foretold and not leaving & set(foretold.split())
+    assert_foretold(of_clients(clients), taken, gone)
 
 
-@pytest.mark.parametrize(("keys", "client"), [("", "203.0.113.7"), ("secret", "secret")])
-def test_who_posts_is_known_by_key_or_else_by_address(keys: str, client: str) -> None:
-    state = SimpleNamespace(
-        settings=Settings(api_keys=keys),
-        pipeline=SimpleNamespace(draining=False),
-        rate_limit=SimpleNamespace(take=lambda who: None),
-    )
-    scope = {"type": "http", "headers": [(b"x-api-key", b"secret")], "client": ("203.0.113.7", 1)}
-    request = Request({**scope, "app": SimpleNamespace(state=state)})
+@pytest.mark.parametrize(("keys", "client"), [((), "198.51.100.7"), (("secret",), "secret")])
+def test_who_posts_is_known_by_key_or_else_by_address(
+    tiny_models: dict[str, Path], keys: tuple[str, ...], client: str
+) -> None:
+    known = []
 
-    async def known() -> str:
-        await admit(request)
-        return CLIENT.get()
+    async def notice() -> None:
+        known.append(CLIENT.get())
 
-    assert asyncio.run(known()) == client
+    with running(Settings(provider="cpu", api_keys=keys, **tiny_models)) as server:  # type: ignore[arg-type]
+        server.app.dependency_overrides[few_options] = notice
+        headers = {"X-API-Key": "secret", "X-Forwarded-For": "198.51.100.7"}  # as a trusted proxy says
+        server.client.post("/pose", headers=headers)
+    assert known == [client]
 
 
 @given(kinds=st.text("fo", max_size=12), taken=st.integers(0, 5), gone=st.sets(st.integers(0, 11)))
 def test_the_order_foretold_is_the_order_served_whoever_left_before(kinds: str, taken: int, gone: set[int]) -> None:
-    turns = waiting(kinds)
-    for _ in range(min(taken, len(turns))):
-        turns.popleft()
-    leaving = {one for index, one in enumerate(turns) if index in gone}
-    turns.keep(lambda one: one not in leaving)
-    foretold = " ".join(turns)
-    assert served(turns) == foretold and not leaving & set(foretold.split())
+    assert_foretold(waiting(kinds), taken, gone)
 
 
 def test_each_line_has_its_own_length() -> None:
