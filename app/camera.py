@@ -95,8 +95,9 @@ class Camera:
                 self._read_once()
                 if self.is_file:
                     raise EOFError
-                log.warning("%s: no picture; trying again in %g s", self.name, RETRY_S)
-                self._closed.wait(RETRY_S)
+                if not self._closed.is_set():
+                    log.warning("%s: no picture; trying again in %g s", self.name, RETRY_S)
+                    self._closed.wait(RETRY_S)
         except Exception as error:
             self._tell(error)
 
