@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -41,9 +40,6 @@ def one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # no other may say what signals do
-        yield
-        return
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield

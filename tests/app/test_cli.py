@@ -1,6 +1,7 @@
 """The command line."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -41,6 +42,7 @@ def test_predict_prints_the_people_and_draws_them(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
     assert len(answer["people"]) == 1 and answer["image"] == {"width": 120, "height": 90}
+    assert list(answer["timing_ms"]) == ["decode", "queue", "detect", "pose", "total"]
     assert drawn.read_bytes().startswith(b"\xff\xd8\xff")
 
 
@@ -67,6 +69,16 @@ def test_what_predict_cannot_do_is_said_in_one_line(tmp_path: Path, arguments: l
     path.write_bytes(encoded(picture()))
     result = runner.invoke(app, ["predict", str(path), *arguments])
     assert (result.exit_code, result.stderr) == (2, f"okdhp: {complaint}\n")
+
+
+def test_predict_refuses_a_name_it_cannot_draw_into_before_it_loads_anything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("POSE_POSE_MODEL", "absent.onnx")
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(picture()))
+    result = runner.invoke(app, ["predict", str(path), "--render", "drawn.gif"])
+    assert result.exit_code == 2 and "not in '.gif'" in result.stderr
 
 
 def test_predict_looks_in_tiles_as_the_service_does(
@@ -115,9 +127,10 @@ def test_serve_without_the_checkouts_page_stops_in_one_line(tmp_path: Path) -> N
 
 def test_serve_without_its_networks_stops_in_one_line_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSE_POSE_MODEL", "absent.onnx")
-    monkeypatch.setenv("POSE_PORT", "0")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
-    stopped = subprocess.run([sys.executable, "-m", "app.cli", "serve"], capture_output=True, text=True, check=False)
+    monkeypatch.setenv("POSE_PORT", "wrong, but overridden")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
+    stopped = subprocess.run(command, capture_output=True, text=True, check=False)
     assert stopped.returncode == 3
     assert '"event": "absent.onnx: no such model file"' in stopped.stderr and "Traceback" not in stopped.stderr
 
@@ -133,7 +146,7 @@ def serve(
         port = free_port()
         for name, value in {"port": port, "drain_s": 0, **settings}.items():
             monkeypatch.setenv(f"POSE_{name.upper()}", str(value))
-        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
         given = [argument.format(port=port) for argument in arguments]
         command = [sys.executable, "-m", "app.cli", "serve", *given]
         with open("stderr", "wb") as log, subprocess.Popen(command, stderr=log) as process:
@@ -203,8 +216,13 @@ def test_a_service_that_is_interrupted_ends_at_once_without_a_complaint_and_logs
     assert [line["logger"] for line in lines if "/no/such/path" in str(line)] == ["app.access"]
 
 
-def test_serve_help_lists_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_help_lists_every_setting_with_its_default_as_it_would_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     text = runner.invoke(app, ["serve", "--help"]).output
     for name in Settings.model_fields:
         assert f"POSE_{name.upper()}" in text
+    defaults = dict(re.findall(r"POSE_(\w+) = (.*?) *$", text, flags=re.MULTILINE))
+    shown = (defaults["POSE_MODEL"], defaults["TRUSTED_PROXIES"], defaults["API_KEYS"])
+    assert shown == ("weights/pose.onnx", "127.0.0.1", "")
