@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.digest import sha256
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.data import held_pictures, load_coco
 from training.restore import without_box_heads
 
 LOW = [(x1, y1 + 14, x2, y2 + 14) for x1, y1, x2, y2 in PLACES]  # another one's boxes begin below the heads
@@ -50,6 +52,12 @@ def test_all_but_the_box_heads_is_as_it_was(mended: Path, fitted: Path) -> None:
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(".box_head." in name for name in changed)
     assert {name.split(".")[1] for name in changed} == {"a", "b"}, "every branch's"
+
+
+def test_nothing_is_learnt_from_the_pictures_that_the_recipe_held_out(mended: Path, fitted: Path) -> None:
+    held = held_pictures(load_coco(mended / "people", "train").image_ids, 0.1)
+    taught = set(torch.load(fitted / "regions.pt")["regions"][0].tolist())
+    assert held.any() and taught == set(np.flatnonzero(~held).tolist())
 
 
 def test_the_card_says_what_it_was_fitted_to(mended: Path, fitted: Path) -> None:
@@ -142,6 +150,7 @@ def test_what_can_have_no_box_head_or_is_no_detector_is_refused_in_one_line(
     data, detector = ("--data", mended / "people"), ("--detector", fitted / "low.onnx")
     said = refused(tmp_path / "people" / "last.pt", tmp_path / "x.pt", *data, *detector)
     assert "can have no box head: region_share is for pose students" in said
-    said = refused(mended / "pose" / "last.pt", tmp_path / "x.pt", *data, "--detector", mended / "pose.onnx")
+    nowhere = ("--data", tmp_path / "nowhere")  # said before pictures are looked for
+    said = refused(mended / "pose" / "last.pt", tmp_path / "x.pt", *nowhere, "--detector", mended / "pose.onnx")
     assert "is a pose network, and a detector network is wanted here" in said
     assert not (tmp_path / "x.pt").exists()

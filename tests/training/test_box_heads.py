@@ -72,14 +72,18 @@ def test_card_and_checkpoint_know_the_detector_and_a_run_goes_on_with_no_other(m
     assert card["trained"]["detector"] == sha256(mended / "detector.onnx")
     tiny.make_fixed_detector(tmp_path / "other.onnx", SIDE, PLACES[:2])
     folders = ["--out", str(mended / "pose"), "--data", str(mended / "people")]
+    regions = (mended / "pose" / "regions.pt").read_bytes()
     result = CliRunner().invoke(
         app, ["train", str(mended / "pose.toml"), *folders, "--detector", str(tmp_path / "other.onnx")]
     )
     assert result.exit_code == 2 and "has learnt from another detector" in result.output.replace("\n", "")
+    assert (mended / "pose" / "regions.pt").read_bytes() == regions
 
 
-def test_without_a_detector_it_is_refused_in_one_line(mended: Path, tmp_path: Path) -> None:
-    arguments = ["train", str(mended / "pose.toml"), "--out", str(tmp_path), "--data", str(mended / "people")]
+def test_without_a_detector_it_is_refused_in_one_line_before_pictures_are_looked_for(
+    mended: Path, tmp_path: Path
+) -> None:
+    arguments = ["train", str(mended / "pose.toml"), "--out", str(tmp_path), "--data", str(tmp_path / "nowhere")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2 and "region_share = 0.5 it needs a detector (--detector)" in result.output.replace(
         "\n", ""

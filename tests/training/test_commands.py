@@ -96,20 +96,19 @@ def test_a_size_that_cannot_be_is_refused(trained: Path, tmp_path: Path, size: s
     assert not (tmp_path / "x.onnx").exists()
 
 
-def test_a_network_of_the_other_kind_is_refused_before_anything_is_measured_or_learnt(
-    trained: Path, drawn_folder: Path, tmp_path: Path
-) -> None:
+def test_a_network_of_the_other_kind_is_refused_before_pictures_are_looked_for(trained: Path, tmp_path: Path) -> None:
     pose, detector = trained / "pose.onnx", trained / "detector.onnx"
     a_pose, a_detector = (
         f"okdhp: {path}: is a {kind} network, and a {wanted} network is wanted here"
         for path, kind, wanted in ((pose, "pose", "detector"), (detector, "detector", "pose"))
     )
-    assert refused("evaluate", "--data", drawn_folder, "--pose", detector) == a_detector
-    assert refused("evaluate", "--data", drawn_folder, "--pose", pose, "--detector", pose) == a_pose
+    data = ("--data", tmp_path / "nowhere")
+    assert refused("evaluate", *data, "--pose", detector) == a_detector
+    assert refused("evaluate", *data, "--pose", pose, "--detector", pose) == a_pose
     recipe = tmp_path / "regions.toml"
     text = TINY_RECIPE.replace("TASK", "pose").replace("KEPT", "a")
     recipe.write_text(text.replace("holdout", "region_share = 0.3\nholdout"))
-    assert refused("train", recipe, "--data", drawn_folder, "--out", tmp_path / "run", "--detector", pose) == a_pose
+    assert refused("train", recipe, *data, "--out", tmp_path / "run", "--detector", pose) == a_pose
 
 
 def test_a_branch_that_is_not_there_is_refused_by_name(trained: Path, tmp_path: Path) -> None:
@@ -139,9 +138,18 @@ def test_an_export_of_a_run_that_was_stopped_says_how_far_it_was(
     recipe, checkpoint = tmp_path / "r.toml", tmp_path / "run" / "last.pt"
     recipe.write_text(TINY_RECIPE.replace("TASK", "pose").replace("KEPT", "a"))
     options = ("--out", checkpoint.parent, "--amp", "off", "--device", "cpu", "--max-hours", 0)
-    okdhp("train", recipe, "--data", drawn_folder, *options)  # as asked, so no failure
+    said = okdhp("train", recipe, "--data", drawn_folder, *options)  # as asked, so no failure
+    assert "36 people in 24 pictures; cpu\n" in said
     okdhp("export", checkpoint, tmp_path / "pose.onnx")
     assert f"{checkpoint}: is of a run that was stopped after 1 of 4 epochs" in caplog.messages
+
+
+def test_of_a_run_that_diverges_one_line_names_the_cause(drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    text = TINY_RECIPE.replace("TASK", "pose").replace("KEPT", "a").replace("5e-3", "1e4\nwarmup_epochs = 0")
+    recipe.write_text(text)
+    options = ("--out", tmp_path / "run", "--amp", "off", "--device", "cpu")
+    assert "lower learning_rate, which is 10000" in refused("train", recipe, "--data", drawn_folder, *options)
 
 
 def test_a_detector_s_card_has_no_scores_of_a_val_without_people(

@@ -84,6 +84,7 @@ def test_sigterm_saves_and_ends_the_run_cleanly_with_a_code_that_stops_what_wait
     assert process.returncode == 128 + signal.SIGTERM, said
     assert printed.splitlines()[-1] == str(tmp_path / "last.pt")
     assert "Traceback" not in said
+    assert re.search(r"^epoch 1/99999  mse/a 0\.\d+ .*  held-out oks_share: a \d", said, flags=re.MULTILINE), said
     stopped = re.search(r"stopped after step (\d+) of epoch (\d+)", said)
     assert stopped is not None, said
     content = load_checkpoint(tmp_path / "last.pt")

@@ -1,7 +1,7 @@
 import dataclasses
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import torch._dynamo
 from drawn import changed
 from small_runs import DETECTOR, POSE, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.tensorboard import SummaryWriter
 
 from model.okdhp import OKDHP
+from training.checkpoint import load_checkpoint
 from training.config import Recipe, Stage
 from training.data import held_pictures
 from training.divergence import NonFiniteLoss, check_finite, divergence_named
+from training.ema import EMA
 from training.pictures import DataError
 from training.pose_task import PoseTask, build_model
 from training.snapshots import draw_boxes
@@ -64,6 +65,46 @@ def test_a_run_evaluated_now_and_then_learns_the_same_and_scores_its_last_epoch(
     once = run(dataclasses.replace(POSE, evaluate_every=3), drawn_folder, tmp_path / "once")
     assert [entry["losses"] for entry in once["history"]] == [entry["losses"] for entry in whole["history"]]
     assert [entry["scores"] for entry in once["history"]] == [{}, {}, whole["history"][2]["scores"]]
+
+
+def test_a_run_that_breaks_off_has_saved_what_was_measured_last(
+    drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seldom, losses, saved = dataclasses.replace(POSE, evaluate_every=2), PoseTask.losses, []
+    for breaks_in_epoch in (1, 2):
+        steps = iter(range(3 * breaks_in_epoch))  # three an epoch
+
+        def until_it_breaks(*arguments: Any, steps: Iterator[int] = steps) -> Any:
+            if next(steps, None) is None:
+                raise MemoryError
+            return losses(*arguments)
+
+        monkeypatch.setattr(PoseTask, "losses", until_it_breaks)
+        with pytest.raises(MemoryError):
+            run(seldom, drawn_folder, tmp_path)
+        saved.append((tmp_path / "last.pt").exists())
+    assert saved == [False, True]
+    assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 2
+
+
+def test_what_is_measured_and_drawn_are_the_averaged_weights_that_will_be_deployed(
+    drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(task: PoseTask, model: OKDHP, stage: Stage) -> Any:
+            seen.append({name: value.clone() for name, value in model.state_dict().items()})
+            return function(task, model, stage)
+
+        return call
+
+    monkeypatch.setattr(PoseTask, "evaluate", noted(PoseTask.evaluate))
+    monkeypatch.setattr(PoseTask, "draw", noted(PoseTask.draw))
+    content = run(dataclasses.replace(POSE, stages=(Stage(1, 64, 64, batch=8),)), drawn_folder, tmp_path)
+    assert len(seen) == 2
+    assert all(torch.equal(weights[name], value) for weights in seen for name, value in content["ema"].items())
+    assert any(not torch.equal(value, content["model"][name]) for name, value in content["ema"].items())
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
@@ -156,8 +197,6 @@ def test_too_few_examples_for_a_batch_are_refused(drawn_folder: Path, tmp_path: 
 
 
 def test_held_out_pictures_depend_on_their_ids_alone() -> None:
-    import numpy as np
-
     ids = np.arange(20000)
     held = held_pictures(ids, 0.04)
     assert 0.03 < held.mean() < 0.05
@@ -209,12 +248,11 @@ def test_learning_rate_stays_until_the_cooldown() -> None:
 
 
 def test_tensorboard_shows_every_term(drawn_folder: Path, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    assert SummaryWriter is not None
-    run(POSE, drawn_folder, tmp_path, max_hours=0.0)
+    (epoch,) = run(POSE, drawn_folder, tmp_path, max_hours=0.0)["history"]
     board = EventAccumulator(str(tmp_path))
     board.Reload()
+    for name, value in (("loss/mse/a", epoch["losses"]["mse/a"]), ("oks_share/a", epoch["scores"]["a"])):
+        assert [(event.step, event.value) for event in board.Scalars(name)] == [(0, pytest.approx(value))]
     assert {"loss/mse/a", "loss/kl/b", "loss/mse/ensemble", "oks_share/a", "oks_share/ensemble"} <= set(
         board.Tags()["scalars"]
     )
@@ -227,9 +265,6 @@ def test_average_starts_afresh_with_each_input_size(drawn_folder: Path, tmp_path
 
 
 def test_average_follows_the_weights_and_copies_the_counters() -> None:
-    from training.ema import EMA
-    from training.pose_task import build_model
-
     model = build_model(POSE)
     average = EMA(model, decay=0.5)
     name = "trunk.stages.0.0.scale3x3"
