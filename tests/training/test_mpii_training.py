@@ -106,7 +106,9 @@ def test_evaluate_prints_the_benchmarks_table(trained: Path, mpii_folder: Path) 
     names, values = printed[printed.index("PCKh@0.5") :].splitlines()[1:3]
     assert names.split() == ["head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "mean"]
     assert float(values.split()[-1]) == pytest.approx(100 * card["scores"]["pckh_50"], abs=0.06)
-    assert "PCKh@0.1" in printed
+    at_10, area = re.search(r"PCKh@0.1 (\S+), area under the curve (\S+)", printed).groups()
+    expected = [100 * card["scores"][name] for name in ("pckh_10", "auc")]
+    assert [float(at_10), float(area)] == pytest.approx(expected, abs=0.06)
 
 
 def test_people_with_other_keypoints_than_the_networks_are_refused(trained: Path, drawn_folder: Path) -> None:
