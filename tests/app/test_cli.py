@@ -135,6 +135,14 @@ def test_serve_without_its_networks_stops_in_one_line_and_no_traceback(monkeypat
     assert '"event": "absent.onnx: no such model file"' in stopped.stderr and "Traceback" not in stopped.stderr
 
 
+def test_where_pytorch_is_not_installed_a_command_that_trains_says_what_to_install() -> None:
+    without = "import sys; sys.modules['torch'] = None; from app.cli import app; app()"
+    command = [sys.executable, "-c", without, "train", "recipe.toml", "--data", "people", "--out", "run"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    missing = "training needs PyTorch and more (torch is missing): pip install -c constraints.txt -e '.[train]'"
+    assert (ended.returncode, ended.stderr) == (2, f"okdhp: {missing}\n")
+
+
 @pytest.fixture
 def serve(
     monkeypatch: pytest.MonkeyPatch, with_tiny_models: None

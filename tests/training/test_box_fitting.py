@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from app.cli import app
 from app.digest import sha256
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data import held_pictures, load_coco
+from training.pose_crops import PoseCrops
 from training.restore import without_box_heads
 
 LOW = [(x1, y1 + 14, x2, y2 + 14) for x1, y1, x2, y2 in PLACES]  # another one's boxes begin below the heads
@@ -58,6 +60,21 @@ def test_nothing_is_learnt_from_the_pictures_that_the_recipe_held_out(mended: Pa
     held = held_pictures(load_coco(mended / "people", "train").image_ids, 0.1)
     taught = set(torch.load(fitted / "regions.pt")["regions"][0].tolist())
     assert held.any() and taught == set(np.flatnonzero(~held).tolist())
+
+
+def test_each_step_learns_from_other_regions(
+    mended: Path, fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds, of_regions = [], PoseCrops.of_regions
+
+    def noted(crops: PoseCrops, count: int, size_hw: tuple[int, int], generator: torch.Generator) -> Any:
+        seeds.append(generator.initial_seed())
+        return of_regions(crops, count, size_hw, generator)
+
+    monkeypatch.setattr(PoseCrops, "of_regions", noted)
+    arguments = ("--data", mended / "people", "--detector", fitted / "low.onnx", "--steps", 3, "--batch", 8)
+    okdhp("fit-boxes", mended / "pose.pt", tmp_path / "again.pt", *arguments)
+    assert len(set(seeds)) == 3
 
 
 def test_the_card_says_what_it_was_fitted_to(mended: Path, fitted: Path) -> None:

@@ -118,6 +118,15 @@ def test_a_branch_that_is_not_there_is_refused_by_name(trained: Path, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_branch_a_version_and_half_the_file_are_exported_where_asked(trained: Path, tmp_path: Path) -> None:
+    """Of the pose recipe another branch is the one that is kept."""
+    okdhp("export", trained / "pose.pt", tmp_path / "whole.onnx")
+    okdhp("export", trained / "pose" / "last.pt", tmp_path / "a.onnx", "--branch", "a", "--version", "7.1", "--half")
+    card = json.loads((tmp_path / "a.json").read_text())
+    assert (card["branch"], card["version"]) == ("a", "7.1")
+    assert (tmp_path / "a.onnx").stat().st_size < 0.8 * (tmp_path / "whole.onnx").stat().st_size
+
+
 def test_an_exported_network_given_as_a_checkpoint_is_told_where_that_is(trained: Path, tmp_path: Path) -> None:
     line = refused("export", trained / "pose.onnx", tmp_path / "again.onnx")
     about = "not a readable checkpoint (a .pt file); an exported network's checkpoint lies beside it"
@@ -137,9 +146,10 @@ def test_an_export_of_a_run_that_was_stopped_says_how_far_it_was(
 ) -> None:
     recipe, checkpoint = tmp_path / "r.toml", tmp_path / "run" / "last.pt"
     recipe.write_text(TINY_RECIPE.replace("TASK", "pose").replace("KEPT", "a"))
-    options = ("--out", checkpoint.parent, "--amp", "off", "--device", "cpu", "--max-hours", 0)
+    options = ("--out", checkpoint.parent, "--amp", "off", "--device", "cpu", "--max-hours", 0, "--limit", 20)
     said = okdhp("train", recipe, "--data", drawn_folder, *options)  # as asked, so no failure
-    assert "36 people in 24 pictures; cpu\n" in said
+    people = len(load_dataset(drawn_folder, "train", limit=20).people)
+    assert f"{people} people in 20 pictures; cpu\n" in said
     okdhp("export", checkpoint, tmp_path / "pose.onnx")
     assert f"{checkpoint}: is of a run that was stopped after 1 of 4 epochs" in caplog.messages
 
