@@ -48,6 +48,7 @@ def test_a_file_without_a_card_is_not_quantised(trained: Path, drawn_folder: Pat
     [
         ("pose.onnx", "need a name of their own"),
         ("pose.int8", "need a name of their own"),  # its card would be pose.json
+        ("pose/../pose.onnx", "need a name of their own"),
         ("small.json", "call it small.onnx"),
         ("small.pt", "call it small.onnx"),
     ],
@@ -65,6 +66,8 @@ def test_a_file_with_integers_is_not_quantised_again_and_nothing_is_left_of_the_
 ) -> None:
     whole, small, again = trained / "detector.onnx", tmp_path / "small.onnx", tmp_path / "again.onnx"
     okdhp("quantize", whole, small, "--data", drawn_folder, "--pictures", "4")
+    card = json.loads(small.with_suffix(".json").read_text())
+    assert (card["precision"], card["file"]) == ("int8 (QDQ), from 4 pictures of train", "small.onnx")
     line = refused("quantize", small, again, "--data", tmp_path)  # said before any picture is looked for
     assert line == f"okdhp: {small}: has integer convolutions already; quantize the file that it was made of"
     assert not list(tmp_path.glob("again*"))
