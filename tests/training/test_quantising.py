@@ -4,9 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from commandline import okdhp, refused
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from app.cli import app
@@ -33,6 +35,24 @@ def test_quantised_file_has_integer_convolutions_and_finds_the_same(
     }
     (score,) = {"pose": ["oks_share/all"], "detector": ["recall_at_0.3_false"]}[task]
     assert card["scores"][score] == pytest.approx(before["scores"][score], abs=0.1)
+
+
+def test_weights_have_seven_bits_and_a_scale_for_each_channel(
+    trained: Path, drawn_folder: Path, tmp_path: Path
+) -> None:
+    """With eight the products of CPUs without VNNI overflow."""
+    okdhp("quantize", trained / "pose.onnx", tmp_path / "small.onnx", "--data", drawn_folder, "--pictures", "4")
+    graph = onnx.load(str(tmp_path / "small.onnx")).graph
+    values = {constant.name: numpy_helper.to_array(constant) for constant in graph.initializer}
+    found = [
+        (values[node.input[0]], values[node.input[1]])
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and values.get(node.input[0], np.zeros(0)).ndim == 4
+    ]
+    assert found
+    for weights, scales in found:
+        assert weights.dtype == np.int8 and abs(weights.astype(int)).max() <= 64
+        assert scales.shape == weights.shape[:1]
 
 
 def test_a_file_without_a_card_is_not_quantised(trained: Path, drawn_folder: Path, tmp_path: Path) -> None:
