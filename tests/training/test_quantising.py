@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.digest import sha256
+from training.data import Dataset
 
 
 @pytest.mark.parametrize("task", ["pose", "detector"])
@@ -53,6 +54,19 @@ def test_weights_have_seven_bits_and_a_scale_for_each_channel(
     for weights, scales in found:
         assert weights.dtype == np.int8 and abs(weights.astype(int)).max() <= 64
         assert scales.shape == weights.shape[:1]
+
+
+def test_what_the_card_scores_are_the_integers_on_val(
+    trained: Path, drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores_of(path: Path, task: str, dataset: Dataset) -> dict[str, float]:
+        integers = sum(node.op_type == "QuantizeLinear" for node in onnx.load(str(path)).graph.node)
+        return {"pictures": len(dataset.pictures), "in integers": integers > 0}
+
+    monkeypatch.setattr("training.quantising.scores_of", scores_of)
+    okdhp("quantize", trained / "pose.onnx", tmp_path / "small.onnx", "--data", drawn_folder, "--pictures", "4")
+    card = json.loads((tmp_path / "small.json").read_text())
+    assert card["scores"] == {"pictures": 24, "in integers": True}
 
 
 def test_a_file_without_a_card_is_not_quantised(trained: Path, drawn_folder: Path, tmp_path: Path) -> None:
