@@ -107,6 +107,22 @@ def test_a_file_with_integers_is_not_quantised_again_and_nothing_is_left_of_the_
     assert not list(tmp_path.glob("again*"))
 
 
+@pytest.mark.parametrize(("error", "complaint"), [
+    (RuntimeError("no such type\nand where"), "PATH: cannot be quantized: no such type"),
+    (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+])  # fmt: skip
+def test_what_the_quantiser_cannot_do_and_a_full_disk_are_told_apart_in_one_line(
+    trained: Path, drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, complaint: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("training.quantising.quantize_static", fail)
+    line = refused("quantize", trained / "pose.onnx", tmp_path / "small.onnx", "--data", drawn_folder)
+    assert line == f"okdhp: {complaint}".replace("PATH", str(trained / "pose.onnx"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_broken_card_is_named(trained: Path, drawn_folder: Path, tmp_path: Path) -> None:
     shutil.copy(trained / "pose.onnx", tmp_path / "pose.onnx")
     (tmp_path / "pose.json").write_text("{")
