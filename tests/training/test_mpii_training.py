@@ -108,6 +108,7 @@ def test_evaluate_prints_the_benchmarks_table(trained: Path, mpii_folder: Path) 
     assert float(values.split()[-1]) == pytest.approx(100 * card["scores"]["pckh_50"], abs=0.06)
     at_10, area = re.search(r"PCKh@0.1 (\S+), area under the curve (\S+)", printed).groups()
     expected = [100 * card["scores"][name] for name in ("pckh_10", "auc")]
+    assert "mean gap" in printed
     assert [float(at_10), float(area)] == pytest.approx(expected, abs=0.06)
 
 

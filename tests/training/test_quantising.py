@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.digest import sha256
 from training.data import Dataset
+from training.datasets import load_dataset
+from training.quantising import inputs
 
 
 @pytest.mark.parametrize("task", ["pose", "detector"])
@@ -54,6 +56,11 @@ def test_weights_have_seven_bits_and_a_scale_for_each_channel(
     for weights, scales in found:
         assert weights.dtype == np.int8 and abs(weights.astype(int)).max() <= 64
         assert scales.shape == weights.shape[:1]
+
+
+def test_ranges_come_of_everybody_for_a_pose_network_and_of_every_picture_for_a_detector(drawn_folder: Path) -> None:
+    dataset = load_dataset(drawn_folder, "train")
+    assert [len(list(inputs(task, dataset, (96, 64)))) for task in ("pose", "detector")] == [36, 24]
 
 
 def test_what_the_card_scores_are_the_integers_on_val(
