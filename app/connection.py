@@ -30,7 +30,8 @@ def reset(transport: asyncio.Transport) -> None:
 
 def refusal(status: HTTPStatus, title: str, detail: str) -> bytes:
     """A whole answer (RFC 9457) to what never gets to the application; the connection is to be closed after it."""
-    body = orjson.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail})
+    told = {"title": title, "status": status, "detail": detail, "reason": "protocol"}
+    body = orjson.dumps({"type": "about:blank", **told})
     head = f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: application/problem+json\r\n"
     return f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
 

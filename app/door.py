@@ -26,6 +26,9 @@ KEY_PREFIX = "pose.key."  # a browser cannot set headers: it offers a second sub
 RESTARTS = "the service restarts; connect again"  # in some seconds: whoever does at once may find the same process
 
 
+Client = tuple[str, str]  # an address, and a key or ""
+
+
 class ForbiddenOrigin(ClientError):
     status, title, reason = 403, "Origin not allowed", "origin"
 
@@ -77,12 +80,12 @@ def noted(address: str) -> Iterator[Frames]:
 
 
 class Sessions:
-    """Counts the open streams, in all and of each client."""
+    """Counts the open streams, in all and of each client: an address, with one key where keys are set."""
 
     def __init__(self, settings: Settings) -> None:
         self._limit = settings.stream_max_sessions
-        self._limit_per_address = settings.stream_max_sessions_per_address
-        self._open: Counter[str] = Counter()
+        self._limit_per_client = settings.stream_max_sessions_per_address
+        self._open: Counter[Client] = Counter()
 
     @classmethod
     def of(cls, app: Starlette) -> "Sessions":
@@ -93,11 +96,14 @@ class Sessions:
         return sessions
 
     @contextmanager
-    def enter(self, client: str) -> Iterator[None]:
+    def enter(self, client: Client) -> Iterator[None]:
         """Count one stream of `client` while the block runs. Raises End where there is no room."""
-        if self._open.total() >= self._limit or self._open[client] >= self._limit_per_address:
+        if self._open.total() >= self._limit:
             metrics.rejected.labels("sessions").inc()
-            raise End(1013, "too many streams; try again later")
+            raise End(1013, f"too many streams; {self._limit} in all are allowed")
+        if self._open[client] >= self._limit_per_client:
+            metrics.rejected.labels("client_sessions").inc()
+            raise End(1013, f"too many streams of yours; {self._limit_per_client} are allowed")
         self._open[client] += 1
         metrics.stream_sessions.inc()
         try:
@@ -130,18 +136,18 @@ async def admit(websocket: WebSocket, settings: Settings, sessions: Sessions) ->
 @contextmanager
 def _place(websocket: WebSocket, settings: Settings, sessions: Sessions) -> Iterator[None]:
     """Count the stream while the block runs. Raises End for who may not come in, or now."""
-    client = client_of(_address(websocket))
     key = given_key(websocket.headers) or _key_of(websocket.scope["subprotocols"])
     if websocket.app.state.pipeline.draining:
         metrics.rejected.labels(Draining.reason).inc()
         raise End(1012, RESTARTS)
+    address, user = client_of(_address(websocket)), key if settings.api_keys else ""
     try:
         check_key(key, settings.api_keys)
-        websocket.app.state.rate_limit.take(key if settings.api_keys else client)
+        websocket.app.state.rate_limit.take(user or address)
     except PoseError as error:
         metrics.rejected.labels(error.reason).inc()
         raise End(1008 if isinstance(error, Unauthorized) else 1013, error.title) from None
-    with sessions.enter(client):
+    with sessions.enter((address, user)):
         yield
 
 

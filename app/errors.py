@@ -29,7 +29,7 @@ class PoseError(Exception):
 
     status = 500
     title = "Internal error"
-    reason = "internal"  # the label of pose_rejected_total: a small fixed set
+    reason = "internal"  # for programs, and the label of pose_rejected_total: a small fixed set
 
     def __init__(self, detail: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(detail)
@@ -37,8 +37,9 @@ class PoseError(Exception):
         self.retry_after_s = retry_after_s
 
     def problem(self) -> dict[str, Any]:
-        """The members of the application/problem+json body."""
-        return {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail}
+        """The members of the application/problem+json body; `reason` is an extension (RFC 9457, 3.2)."""
+        told = {"title": self.title, "status": self.status, "detail": self.detail, "reason": self.reason}
+        return {"type": "about:blank", **told}
 
     def headers(self) -> dict[str, str]:
         """The headers that belong to the answer."""

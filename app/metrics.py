@@ -76,7 +76,7 @@ def show_zeros() -> None:
     for kind in kinds:
         rejected.labels(kind.reason)
         kinds += kind.__subclasses__()
-    for reason in ("sessions", "disconnected", "not_found", "method", "protocol"):
+    for reason in ("sessions", "client_sessions", "disconnected", "not_found", "method", "protocol"):
         rejected.labels(reason)
     for outcome in OUTCOMES:
         stream_frames.labels(outcome)

@@ -120,8 +120,8 @@ async def pose(request: Request, parameters: Annotated[PoseParameters, Query()])
             pictures = await read_pictures(request, settings.max_images)
     except TimeoutError:
         raise SlowBody(f"the body did not arrive within {settings.body_timeout_s:g} seconds") from None
-    if parameters.render == "jpeg" and len(pictures) > 1:
-        raise BadParameter("render=jpeg takes one picture at a time")
+    if len(pictures) > 1 and (parameters.render == "jpeg" or parameters.boxes is not None):
+        raise BadParameter("boxes and render=jpeg are for one picture at a time")
     deadline = asyncio.get_running_loop().time() + settings.request_deadline_ms / 1000
     # One request never overflows the queue.
     room = asyncio.Semaphore(settings.max_waiting // settings.most_of_a_picture)

@@ -88,6 +88,7 @@ class Problem(BaseModel):
     title: str = Field(examples=["Not a readable picture"])
     status: int = Field(examples=[400])
     detail: str = Field(examples=["the picture is truncated or damaged"])
+    reason: str = Field(description="for programs: stays when a sentence changes", examples=["bad_image"])
 
 
 class Size(BaseModel):

@@ -138,7 +138,9 @@ class Settings(BaseSettings):
     )
 
     stream_max_sessions: Count = Field(64, description="streams at a time")
-    stream_max_sessions_per_address: Count = Field(8, description="streams at a time from one address")
+    stream_max_sessions_per_address: Count = Field(
+        8, description="streams at a time from one address, with one key where keys are set"
+    )
     stream_max_message_bytes: Count = Field(4_000_000, description="bytes in one message of a stream")
     stream_idle_timeout_s: Seconds = Field(
         30.0, description="silence after which a stream that is owed nothing is closed"

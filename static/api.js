@@ -4,6 +4,7 @@ const MAX_IN_FLIGHT = 2; // one in the networks, one on its way; more would only
 const LONGEST_SILENCE_MS = 10_000; // a connection that answers no frame for so long is lost
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 8_000;
+const NO_STREAM = "The server takes no stream from this page: a proxy must pass Host, Upgrade and Connection on.";
 
 /** The server refused with an HTTP status, or was not there (0); `message` is a sentence. */
 export class Refused extends Error {
@@ -48,6 +49,7 @@ export class PoseStream {
   #sentAt = new Map(); // frame number -> when it was sent
   #nextFrame = 0;
   #failures = 0;
+  #opened = false; // has this connection, ever
   #timer = 0;
   #watchdog = 0;
 
@@ -73,6 +75,7 @@ export class PoseStream {
   close() {
     this.#forget();
     clearTimeout(this.#timer);
+    this.#timer = 0;
   }
 
   #connect() {
@@ -81,8 +84,10 @@ export class PoseStream {
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(url, protocols);
     socket.onmessage = (event) => this.#heard(JSON.parse(event.data));
+    socket.onopen = () => (this.#opened = true);
     socket.onclose = (event) => this.#lost(event.code);
     this.#socket = socket;
+    this.#opened = false;
     this.#nextFrame = 0;
     this.#watchdog = setInterval(() => this.#watch(), 1000);
   }
@@ -115,7 +120,14 @@ export class PoseStream {
     const waitMs = Math.min(FIRST_WAIT_MS * 2 ** this.#failures, LONGEST_WAIT_MS);
     this.#failures += 1;
     this.on.state("waiting", reasonOf(code));
+    if (!this.#opened) this.#askWhy();
     this.#timer = setTimeout(() => this.#connect(), waitMs * (0.75 + 0.5 * Math.random())); // not all clients at once
+  }
+
+  /** A browser does not tell a page why a handshake failed; whether the server is there, the page can ask. */
+  async #askWhy() {
+    const answer = await fetch("livez").catch(() => null);
+    if (answer?.ok && !this.#opened && this.#timer) this.on.state("waiting", NO_STREAM);
   }
 
   #forget() {

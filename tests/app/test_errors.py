@@ -40,6 +40,7 @@ def test_a_problem_is_told_as_rfc_9457_has_it() -> None:
         "title": "Not a readable picture",
         "status": 400,
         "detail": "cut short",
+        "reason": "bad_image",
     }
 
 

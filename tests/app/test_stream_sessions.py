@@ -69,20 +69,34 @@ def test_a_key_is_taken_from_a_header_or_from_a_subprotocol(serve):
         assert len(ask(stream, ONE)["people"]) == 1
 
 
-@pytest.mark.parametrize("limit", ["stream_max_sessions", "stream_max_sessions_per_address"])
-def test_too_many_streams_close_with_1013_and_room_is_made_by_leaving(serve, limit):
+@pytest.mark.parametrize(("limit", "reason", "told"), [
+    ("stream_max_sessions", "sessions", "too many streams; 2 in all are allowed"),
+    ("stream_max_sessions_per_address", "client_sessions", "too many streams of yours; 2 are allowed"),
+])  # fmt: skip
+def test_too_many_streams_close_with_1013_and_room_is_made_by_leaving(serve, limit, reason, told):
     server = serve(**{limit: 2})
-    refused = server.metric("pose_rejected_total", reason="sessions")
+    refused = server.metric("pose_rejected_total", reason=reason)
     with open_stream(server) as first, open_stream(server) as second:
         ask(first, ONE), ask(second, ONE)
         assert server.metric("pose_stream_sessions") == 2
         with open_stream(server) as third:
-            assert close_of(third)[0] == 1013
-    assert server.metric("pose_rejected_total", reason="sessions") == refused + 1
+            assert close_of(third) == (1013, told)
+    assert server.metric("pose_rejected_total", reason=reason) == refused + 1
     assert eventually(lambda: server.metric("pose_stream_sessions") == 0)
     assert not server.app.state.stream_sessions._open, "made-up addresses fill no memory"
     with open_stream(server) as stream:
         assert len(ask(stream, ONE)["people"]) == 1
+
+
+def test_users_behind_one_address_have_room_for_streams_each(serve):
+    server = serve(stream_max_sessions_per_address=1, api_keys="one,other")
+    first, second, other = ({"X-API-Key": key} for key in ("one", "one", "other"))
+    with open_stream(server, additional_headers=first) as stream:
+        ask(stream, ONE)
+        with open_stream(server, additional_headers=second) as refused:
+            assert close_of(refused)[0] == 1013
+        with open_stream(server, additional_headers=other) as stream:
+            assert len(ask(stream, ONE)["people"]) == 1
 
 
 @pytest.mark.parametrize("limit", ["stream_max_sessions_per_address", "rate_limit_per_minute"])

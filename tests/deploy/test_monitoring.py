@@ -87,7 +87,7 @@ def test_dashboard_and_alerts_name_only_metrics_that_the_service_has(server: Ser
 def test_queries_ask_for_labels_that_the_service_gives(server: Server) -> None:
     """A name that is no longer given would leave a panel empty, and an alert silent, for ever."""
     given = {
-        "reason": {error.reason for error in every(PoseError)} | {"sessions"},
+        "reason": {error.reason for error in every(PoseError)} | {"sessions", "client_sessions"},
         "code": {"200", *(str(error.status) for error in every(PoseError))},
         "endpoint": set(server.app.openapi()["paths"]),
         "model": {*server.app.state.pipeline.networks, "place"},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from pages import PERSON, show, until
+from pages import PERSON, proxy_with_its_own_host, show, until
 from serving import Server, encoded, picture, running
 
 from app.settings import Settings
@@ -211,6 +211,14 @@ def test_a_lost_connection_is_told_and_mended(open_page, tiny_models):
         expect(page.locator("#status")).to_have_text("Connected.")
         expect(page.locator("#toast")).to_be_hidden()
         expect(page.locator("#fps")).to_have_text(re.compile(r"^\d+$"))
+        page.close()
+
+
+def test_a_proxy_that_keeps_the_pages_streams_away_is_told(open_page, server):
+    with proxy_with_its_own_host(int(server.url.rpartition(":")[2])) as url:
+        page = open_page(url)
+        page.click("#use-camera")
+        expect(page.locator("#toast")).to_contain_text("a proxy must pass Host, Upgrade and Connection on")
         page.close()
 
 
