@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from serving import Server, picture, running
+from serving import Server, encoded, picture, running
 
 from app.settings import Settings
 
@@ -35,17 +35,35 @@ def test_the_shown_answer_is_what_the_service_says(real_models: dict[str, Path])
         assert (keypoint["x"], keypoint["y"]) == pytest.approx((listed["x"], listed["y"]), abs=PIXELS)
 
 
+def shown_program(word: str) -> str:
+    """The Python in docs/service.md that has `word` in it."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/service.md").read_text(), re.DOTALL)
+    (program,) = (block for block in blocks if word in block)
+    return str(program)
+
+
+def printed_by(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_the_shown_client_for_pictures_works(server: Server, tmp_path: Path) -> None:
+    shown, photograph = shown_program("httpx.post").replace("http://localhost:8000", server.url), tmp_path / "one.png"
+    photograph.write_bytes(encoded(picture(160, 120, boxes=((20, 20, 50, 90),))))
+    (line,) = printed_by(shown.replace("docs/astronaut.jpg", str(photograph))).splitlines()
+    assert line.count("left_") == line.count("right_") == 8
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        printed_by(shown.replace("docs/astronaut.jpg", "README.md") + "\nprint('not refused')")
+    assert (refused.value.stdout, refused.value.stderr) == ("", "the picture is not a JPEG, PNG or WebP file\n")
+
+
 def test_the_shown_client_of_a_stream_works(server: Server, tmp_path: Path) -> None:
     film = tmp_path / "film.avi"
     writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
     for _ in range(3):
         writer.write(picture(160, 120, boxes=((20, 20, 50, 90),)))
     writer.release()
-    block = re.search(r"```python\n(.*?)```", (ROOT / "docs/service.md").read_text(), re.DOTALL)
-    assert block is not None
-    program = block[1].replace("VideoCapture(0)", f"VideoCapture({str(film)!r})")
-    program = program.replace("ws://localhost:8000", server.url.replace("http", "ws"))
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    program = shown_program("VideoCapture").replace("VideoCapture(0)", f"VideoCapture({str(film)!r})")
+    printed = printed_by(program.replace("ws://localhost:8000", server.url.replace("http", "ws")))
     assert [line.split()[:2] for line in printed.splitlines()] == [["0", "1"], ["1", "1"], ["2", "1"]]
 
 
