@@ -30,6 +30,18 @@ def conclude(
         board.add_image("held-out", drawn, epoch, dataformats="HWC")
 
 
+def say_start(run: "Run") -> None:
+    """Measure the weights that a run starts from: where an epoch's scores are lower, it has made them worse."""
+    scores = run.task.evaluate(run.ema.model, run.recipe.stage_of(0))
+    if scores:
+        log.info("before epoch 1%s (of %d)", _measured(run.task.score_name, scores), len(run.task.held))
+
+
+def _measured(name: str, scores: dict[str, float]) -> str:
+    shown = " ".join(f"{key} {value:.4f}" for key, value in scores.items())
+    return f"  held-out {name}: {shown}" if scores else ""
+
+
 def report(
     board: SummaryWriter, epoch: int, recipe: Recipe, name: str, means: dict[str, float], scores: dict[str, float]
 ) -> None:
@@ -39,6 +51,4 @@ def report(
     for key, value in scores.items():
         board.add_scalar(f"{name}/{key}", value, epoch)
     losses = " ".join(f"{key} {value:.4f}" for key, value in means.items())
-    shown = " ".join(f"{key} {value:.4f}" for key, value in scores.items())
-    measured = f"  held-out {name}: {shown}" if scores else ""
-    log.info("epoch %d/%d  %s%s", epoch + 1, recipe.epochs, losses, measured)
+    log.info("epoch %d/%d  %s%s", epoch + 1, recipe.epochs, losses, _measured(name, scores))

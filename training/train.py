@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +31,7 @@ from training.pictures import DataError
 from training.pose_crops import check_detector
 from training.pose_task import MIN_TRAINED_HEIGHT_PX, MIN_TRAINED_POINTS, PoseTask, regions_in
 from training.progress import Progress, facts_of
-from training.reporting import conclude
+from training.reporting import conclude, say_start
 from training.restore import start_from
 from training.stopping import Stop, Stopped
 from training.teacher import Teacher, check_teacher, load_teacher
@@ -45,6 +45,8 @@ class Task(Protocol):
 
     score_name: str
 
+    @property
+    def held(self) -> Sized: ...
     def __len__(self) -> int: ...
     def build(self) -> OKDHP: ...
     def batch(self, rows: Tensor, stage: Stage, generator: Generator) -> Batch: ...
@@ -103,6 +105,8 @@ def train(
         state.resume()
         board = SummaryWriter(str(out)) if run.group.leads else None
         with Stop() as stop:
+            if board is not None and start.init is not None:
+                say_start(run)
             run_epochs(run, state, board, stop, max_hours)
             stop.number = run.group.largest(stop.number)  # nobody leaves while the first process still writes
             leave_group()

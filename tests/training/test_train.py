@@ -22,7 +22,7 @@ from training.ema import EMA
 from training.pictures import DataError
 from training.pose_task import PoseTask, build_model
 from training.snapshots import draw_boxes
-from training.train import learning_rate
+from training.train import Start, learning_rate
 
 
 @pytest.mark.parametrize("recipe", [POSE, DETECTOR])
@@ -105,6 +105,21 @@ def test_what_is_measured_and_drawn_are_the_averaged_weights_that_will_be_deploy
     assert len(seen) == 2
     assert all(torch.equal(weights[name], value) for weights in seen for name, value in content["ema"].items())
     assert any(not torch.equal(value, content["model"][name]) for name, value in content["ema"].items())
+
+
+def test_a_run_says_what_the_weights_it_starts_from_score(
+    drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "okdhp.train")
+    before = run(POSE, drawn_folder, tmp_path / "before")["history"][-1]["scores"]
+    assert "before epoch 1" not in caplog.text, "untrained weights score nothing that anybody could lose"
+    start = Start(init=tmp_path / "before" / "last.pt")
+    run(dataclasses.replace(POSE, seed=1), drawn_folder, tmp_path / "after", start=start, max_hours=0.0)
+    shown = " ".join(f"{branch} {score:.4f}" for branch, score in before.items())
+    assert re.search(rf"before epoch 1  held-out oks_share: {shown} \(of [1-9]\d*\)$", caplog.text, flags=re.MULTILINE)
+    caplog.clear()
+    run(dataclasses.replace(POSE, seed=1), drawn_folder, tmp_path / "after", start=start)
+    assert "before epoch 1" not in caplog.text, "a run that goes on has begun"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
