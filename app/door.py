@@ -23,10 +23,8 @@ log = logging.getLogger("app.stream")
 
 PROTOCOL = "pose.v1"  # the WebSocket subprotocol; offering it is optional
 KEY_PREFIX = "pose.key."  # a browser cannot set headers: it offers a second subprotocol, this and the key in base64url
-RESTARTS = "the service restarts; connect again"  # in some seconds: whoever does at once may find the same process
-
-
 Client = tuple[str, str]  # an address, and a key or ""
+RESTARTS = "the service restarts; connect again"  # in some seconds: whoever does at once may find the same process
 
 
 class ForbiddenOrigin(ClientError):
