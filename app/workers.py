@@ -50,8 +50,7 @@ async def _ended(job: Future[R]) -> R:
             await asyncio.wait([future])  # leaves it alone when cancelled
         except asyncio.CancelledError:
             cancelled = True
-            job.cancel()  # does nothing to one that runs
     if cancelled:
-        _ = future.cancelled() or future.exception()  # nobody else looks at it
+        future.exception()  # nobody else looks at it
         raise asyncio.CancelledError
     return future.result()

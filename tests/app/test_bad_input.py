@@ -38,7 +38,7 @@ def assert_problem(answer: Any, status: int, words: str = "") -> None:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
-    assert set(problem) == {"type", "title", "status", "detail"} and problem["status"] == status
+    assert set(problem) == {"type", "title", "status", "detail", "reason"} and problem["status"] == status
     assert words in problem["detail"] and "Traceback" not in answer.text
 
 

@@ -74,10 +74,25 @@ def test_the_service_s_runs_get_as_few_crops_as_end_in_time(tiny_models: dict[st
         assert server.metric("pose_batch_size_count", model="pose") == before + 4
 
 
+def test_while_one_batch_runs_the_next_fills_however_few_people_a_picture_may_have(
+    tiny_models: dict[str, Path],
+) -> None:
+    with running(settings(tiny_models, max_batch=4, max_people=1, tiles=1, max_tiles=1)) as server:
+        answers, one = list[Any](), (PERSON, "?boxes=20,20,44,70")
+        with held_poses(server) as held:
+            threads = clients(server, 1, answers, *one)
+            assert held.entered.wait(20)
+            threads += clients(server, 4, answers, *one)
+            assert eventually(lambda: in_line(server, "pose") == 4)
+        for thread in threads:
+            thread.join()
+        assert [answer.status_code for answer in answers] == [200] * 5
+
+
 def test_while_the_pose_network_is_busy_crops_wait_for_company_as_long_as_the_operator_says(
     tiny_models: dict[str, Path],
 ) -> None:
-    with running(settings(tiny_models, max_batch=2, max_delay_ms=1e9)) as server:
+    with running(settings(tiny_models, max_batch=2, max_delay_ms=1e9, max_run_ms=1e9)) as server:
         answers, one = list[Any](), (PERSON, "?boxes=20,20,44,70")
         before = server.metric("pose_batch_size_count", model="pose")
         with held_poses(server) as held:

@@ -86,6 +86,16 @@ def test_what_comes_after_an_answer_and_is_no_request_holds_no_connection(
         assert dropped(connection)
 
 
+def test_crumbs_after_an_answer_do_not_prolong_a_connection(hasty: Server) -> None:
+    with connected(hasty) as connection:
+        answered(connection, REQUEST + b"\r\n")
+        for _ in range(200):  # ten seconds
+            connection.sendall(b"\r\n")
+            if select.select([connection], [], [], 0.05)[0]:
+                break
+        assert select.select([connection], [], [], 0)[0] and dropped(connection)
+
+
 def test_a_connection_that_turns_to_websocket_after_an_answer_stays(hasty: Server) -> None:
     with connected(hasty) as connection:
         answered(connection, REQUEST + b"\r\n")
@@ -198,6 +208,21 @@ def test_what_is_no_http_gets_a_problem(server: Server) -> None:
         assert dropped(connection)
 
 
+def test_a_body_that_is_no_http_gets_a_problem(server: Server) -> None:
+    head = REQUEST.replace(b"GET /livez", b"POST /pose") + b"Transfer-Encoding: chunked\r\n\r\n"
+    with connected(server) as connection:
+        assert answered(connection, head + b"no length\r\n").startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert dropped(connection)
+
+
+def test_what_is_no_http_after_requests_that_wait_is_not_answered_in_their_place(server: Server) -> None:
+    photograph = encoded(picture(boxes=((10, 20, 34, 70),)), ".jpg")
+    head = REQUEST.replace(b"GET /livez", b"POST /pose") + b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    with held_poses(server), connected(server) as connection:
+        connection.sendall(head % len(photograph) + photograph + REQUEST + b"\r\n" + b"GET x\r\n\r\n")
+        assert dropped(connection)
+
+
 @pytest.mark.parametrize(
     "headers",
     [b"X: y\r\n" * 130, b"Cookie: " + b"a" * 9000 + b"\r\n", b"Content-Length: 3\r\n"],
@@ -240,13 +265,30 @@ def asked(client: Callable[[socket.socket], None]) -> None:
 ANSWER_BYTES = 20_000_000  # more than the kernel takes
 
 
-def test_a_client_who_does_not_take_an_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HttpProtocol, "taking_timeout_s", 0.2)
+@pytest.mark.parametrize("taken", [0, ANSWER_BYTES // 2])
+def test_a_client_who_does_not_take_an_answer_is_dropped(monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
+    monkeypatch.setattr(HttpProtocol, "taking_timeout_s", 1.0)
 
     def client(connection: socket.socket) -> None:
+        connection.recv(taken)  # what has come of it
         poll = select.poll()
         poll.register(connection, 0)  # errors only: nothing is read
         assert poll.poll(20_000), "the connection still stands"
+
+    asked(client)
+
+
+def test_who_takes_an_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HttpProtocol, "taking_timeout_s", 1.0)
+    monkeypatch.setattr(HttpProtocol, "least_taken_bytes", 1)
+
+    def client(connection: socket.socket) -> None:
+        taken = 0
+        while taken < ANSWER_BYTES:
+            part = connection.recv(1_000_000)
+            assert part, "the answer ended early"
+            taken += len(part)
+            threading.Event().wait(0.15)
 
     asked(client)
 

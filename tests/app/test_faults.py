@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 from serving import Server, encoded, picture, running
+from streams import held_poses
 from test_bad_input import PERSON, Held, assert_problem, in_background, refused, refused_while_busy, settings
+
+import app.stage
+from app.stage import FAILURES_UNTIL_UNREADY
 
 
 def test_a_bug_of_ours_is_a_500_with_an_id_counted_and_logged(
@@ -132,8 +136,10 @@ def test_of_a_rush_only_a_few_pictures_are_decoded_at_a_time_and_all_are_answere
 def test_a_failing_network_is_a_500_without_internals_and_later_unready(
     tiny_models: dict[str, Path], caplog: pytest.LogCaptureFixture, failing: str, other: str, asked: str
 ) -> None:
+    def failures() -> list[dict[str, Any]]:
+        return [vars(record) for record in caplog.records if record.message == "a network failed"]
+
     with running(settings(tiny_models)) as server:
-        assert server.metric("pose_ready", model=failing) == 1
         pipeline = server.app.state.pipeline
         batcher = {"pose": pipeline._pose, "detector": pipeline._detect}[failing].batcher
         run = batcher._run
@@ -143,21 +149,34 @@ def test_a_failing_network_is_a_500_without_internals_and_later_unready(
 
         batcher._run = fail
         for _ in range(3):
+            assert server.metric("pose_ready", model=failing) == 1, "one or two failures may be chance"
             with refused_while_busy(server, "model_error"):
                 answer = server.client.post("/pose", content=PERSON)
                 assert_problem(answer, 500)
                 assert "secret" not in answer.text
-        failures = [vars(record) for record in caplog.records if record.message == "a network failed"]
-        assert [(line["model"], line["in_a_row"]) for line in failures] == [(failing, 1), (failing, 2), (failing, 3)]
-        assert "secret path /root" in failures[0]["why"] and failures[0]["exc_info"]
+        assert [(line["model"], line["in_a_row"]) for line in failures()] == [(failing, number) for number in (1, 2, 3)]
+        assert "secret path /root" in failures()[0]["why"] and all(line["exc_info"] for line in failures())
         assert (server.metric("pose_ready", model=failing), server.metric("pose_ready", model=other)) == (0, 1)
         assert server.client.get("/readyz").status_code == 503
+        assert failures()[3:] and not failures()[-1]["exc_info"], "what is known is not logged at length for ever"
         assert server.client.get(f"/v2/models/{failing}/ready").status_code == 503
         assert server.client.get(f"/v2/models/{other}/ready").status_code == 200
         batcher._run = run  # an unready service is sent no pictures: asking whether it is ready must do
         assert server.client.get(asked).status_code == 200
         assert server.metric("pose_ready", model=failing) == 1
         assert server.client.post("/pose", content=PERSON).status_code == 200
+
+
+def test_a_failing_network_that_then_hangs_is_unready_and_whoever_asks_is_told_so(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.stage, "PROBE_DEADLINE_S", 0.1)
+    with running(settings(tiny_models)) as server:
+        stage = server.app.state.pipeline._pose
+        stage._failures = FAILURES_UNTIL_UNREADY
+        with held_poses(server) as held:
+            assert server.client.get("/readyz").status_code == 503
+            assert held.entered.is_set()
 
 
 def test_asking_whether_it_is_ready_costs_a_working_network_no_run(server: Server) -> None:

@@ -45,6 +45,8 @@ def test_who_is_not_ready_is_not_healthy(tiny_models: dict[str, Path]) -> None:
     with running(Settings(provider="cpu", **tiny_models)) as server:  # type: ignore[arg-type]
         server.app.state.pipeline.drain()
         assert server.client.get("/livez").status_code == 200
+        said = server.client.get("/readyz").json()
+        assert (said["ready"], said["draining"]) == (False, True)
         assert not healthy("127.0.0.1", int(server.url.rpartition(":")[2]))
 
 

@@ -53,6 +53,15 @@ def test_no_boxes_give_no_poses(tiny_models: dict[str, Path]) -> None:
     assert poses.keypoints.shape == (0, 17, 2) and poses.scores.shape == (0, 17)
 
 
+def test_who_finds_no_room_waits_no_longer_than_its_deadline(tiny_models: dict[str, Path]) -> None:
+    async def use(pipeline: Pipeline) -> None:
+        pipeline._pose._room._free = 0  # as if others held it
+        with pytest.raises(DeadlinePassed):
+            await pipeline.pose(picture(), BOX[None], deadline=asyncio.get_running_loop().time() + 0.05)
+
+    with_pipeline(tiny_models, use)
+
+
 def pose_network_scoring_by_brightness(path: Path) -> Path:
     """A pose network whose every keypoint has the brightest pixel's share of white as its score."""
     graph, (width, height) = tiny.Graph(), tiny.CROP_WH

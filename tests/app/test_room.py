@@ -183,8 +183,54 @@ async def test_who_waits_though_some_room_is_free_is_expected_to_need_only_the_r
 
 @asynchronous
 async def test_who_finds_room_comes_in_however_slow_the_others_were() -> None:
-    where = room(10)
-    await known_stay(where, 0.1)
-    async with where.take(1, asyncio.get_running_loop().time()):
-        pass
+    for size in (1, 10):
+        where = room(10)
+        await known_stay(where, 0.1)
+        async with where.take(size, asyncio.get_running_loop().time()):
+            assert where.free == 10 - size
+    assert where.free == 10
+
+
+@asynchronous
+async def test_who_waits_behind_others_is_expected_to_need_their_stays_too_but_not_those_of_who_was_refused() -> None:
+    where, now = room(10), asyncio.get_running_loop().time
+    where._stay_s = 1000.0
+    (inside,) = await guests(where, 10)
+    refused, first = Guest(where, 10, now() + 1500), Guest(where, 10, now() + 2500)
+    hopeless, last = Guest(where, 10, now() + 2500), Guest(where, 10, now() + 3500)
+    await settled()
+    assert [guest.task.done() for guest in (refused, first, hopeless, last)] == [True, False, True, False]
+    assert isinstance(hopeless.task.exception(), Overloaded) and isinstance(refused.task.exception(), Overloaded)
+    for guest in (inside, first, last):
+        await guest.leave()
+
+
+@asynchronous
+async def test_who_is_cancelled_when_just_turned_away_gives_no_room_back() -> None:
+    where, now = room(10), asyncio.get_running_loop().time
+    inside, waits = (await guests(where, 10))[0], Guest(where, 10, now() + 3600)
+    await settled()
+    where._stay_s, (waiting,) = 1e6, where._line
+    newcomer = Guest(where, 1)
+    while not waiting.let_in.done():
+        await asyncio.sleep(0)
+    waits.task.cancel()  # it is turned away already, but it has not been woken
+    await asyncio.gather(waits.task, return_exceptions=True)
+    assert waits.task.cancelled() and where.free == 0
+    await inside.leave()
+    await newcomer.leave()
+    assert where.free == 10
+
+
+@asynchronous
+async def test_who_is_leaving_the_line_is_nobody_to_turn_away() -> None:
+    where, now = room(10), asyncio.get_running_loop().time
+    inside, waits = (await guests(where, 10))[0], Guest(where, 10, now() + 3600)
+    await settled()
+    where._stay_s = 1e6
+    waits.task.cancel()  # it has not been woken
+    (newcomer,) = await guests(where, 1)
+    assert waits.task.cancelled() and not newcomer.task.done()
+    await inside.leave()
+    await newcomer.leave()
     assert where.free == 10

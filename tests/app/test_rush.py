@@ -15,6 +15,7 @@ from test_batcher import asynchronous
 from test_images import png_claiming
 
 from app import images
+from app.errors import Overloaded
 from app.places import SMALL_PIXELS, Places
 from app.room import LATE
 from app.settings import Settings
@@ -75,13 +76,30 @@ def test_what_is_refused_for_its_header_does_not_wait_for_a_place(tiny_models: d
 
 
 @asynchronous
-async def test_there_are_no_more_large_pictures_at_once_than_are_worked_on_however_few_their_pixels() -> None:
-    places = Places(small=1, large=2, pixels=100 * SMALL_PIXELS, max_waiting=9)
-    async with places.take(SMALL_PIXELS + 1), places.take(SMALL_PIXELS + 1), places.take(SMALL_PIXELS):
-        third = asyncio.ensure_future(places.take(SMALL_PIXELS + 1).__aenter__())
-        await asyncio.sleep(0)
-        assert not third.done()
-    await third
+async def test_there_are_so_many_small_pictures_at_once_and_so_many_large_ones_however_few_their_pixels() -> None:
+    places = Places(small=2, large=2, pixels=100 * SMALL_PIXELS, max_waiting=9)
+    for pixels, others in ((SMALL_PIXELS + 1, SMALL_PIXELS), (SMALL_PIXELS, SMALL_PIXELS + 1)):
+        third = places.take(pixels)
+        async with places.take(pixels), places.take(pixels), places.take(others):
+            waiting = asyncio.ensure_future(third.__aenter__())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        await waiting
+        await third.__aexit__(None, None, None)
+
+
+@asynchronous
+async def test_in_either_line_for_places_so_many_may_wait() -> None:
+    places = Places(small=1, large=1, pixels=100 * SMALL_PIXELS, max_waiting=1)
+    for pixels in (SMALL_PIXELS, SMALL_PIXELS + 1):
+        second = places.take(pixels)
+        async with places.take(pixels):
+            waiting = asyncio.ensure_future(second.__aenter__())
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await places.take(pixels).__aenter__()
+        await waiting
+        await second.__aexit__(None, None, None)
 
 
 @contextmanager
@@ -116,15 +134,30 @@ def test_a_place_is_free_again_when_its_thread_is_done_and_not_when_its_client_i
         assert eventually(lambda: room.free == SIDE**2)
 
 
-def test_who_cannot_be_served_in_time_is_refused_before_the_work(tiny_models: dict[str, Path]) -> None:
+@pytest.mark.parametrize("body", [LARGE, SMALL], ids=["large", "small"])
+def test_who_cannot_be_served_in_time_is_refused_before_the_work(tiny_models: dict[str, Path], body: bytes) -> None:
     with running(settings(tiny_models, **TWO_AT_A_TIME)) as server:
-        room, before = server.app.state.pipeline._places._large, decoded(server)
-        room._free, room._stay_s = 0, 3600.0  # as if others held it, an hour each
-        refused = server.client.post("/pose", content=LARGE)
+        places, before = server.app.state.pipeline._places, decoded(server)
+        room = places._large if body is LARGE else places._small
+        free, room._free, room._stay_s = room.free, 0, 3600.0  # as if others held it, an hour each
+        refused = server.client.post("/pose", content=body)
         assert_problem(refused, 503, LATE)
         assert refused.headers["retry-after"] == "60" and decoded(server) == before
-        room._free = 2 * SIDE**2
-        assert server.client.post("/pose", content=LARGE).status_code == 200
+        room._free = free
+        assert server.client.post("/pose", content=body).status_code == 200
+
+
+def test_whose_crops_would_be_late_is_refused_before_they_are_cut(tiny_models: dict[str, Path]) -> None:
+    def cut() -> float:
+        return server.metric("pose_preprocess_duration_seconds_count", model="pose")
+
+    with running(settings(tiny_models)) as server:
+        room, before = server.app.state.pipeline._pose._room, cut()
+        free, room._free, room._stay_s = room.free, 0, 3600.0  # as if others held it, an hour each
+        assert_problem(server.client.post("/pose", content=PERSON), 503, LATE)
+        assert cut() == before
+        room._free = free
+        assert server.client.post("/pose", content=PERSON).status_code == 200
 
 
 def test_looks_that_find_no_room_in_the_queue_wait_uncut_and_all_are_answered(tiny_models: dict[str, Path]) -> None:
@@ -173,16 +206,19 @@ def slowed(work: Any) -> Any:
     return slow
 
 
-@pytest.mark.parametrize("part", ["cut", "runs"])
+@pytest.mark.parametrize("part", ["preprocess", "inference"])
 def test_cutting_the_looks_and_all_of_their_runs_count_as_detection(tiny_models: dict[str, Path], part: str) -> None:
+    def counted_ms() -> float:
+        return 1e3 * server.metric(f"pose_{part}_duration_seconds_sum", model="detector")
+
     with running(Settings(provider="cpu", max_batch=2, **tiny_models)) as server:  # type: ignore[arg-type]
-        stage, times = server.app.state.pipeline._detect, 1
-        if part == "cut":
+        stage, times, before_ms = server.app.state.pipeline._detect, 1, counted_ms()
+        if part == "preprocess":
             stage._cut = slowed(stage._cut)
         else:
             stage.batcher._run, times = slowed(stage.batcher._run), 3  # 5 looks
         spent = server.client.post("/pose", content=LARGE).json()["timing_ms"]
-        assert spent["detect"] >= times * LEAST_MS
+        assert times * LEAST_MS <= counted_ms() - before_ms <= spent["detect"] + 0.03  # as rounded
         assert spent["queue"] <= spent["total"] - spent["detect"]
 
 
@@ -191,7 +227,7 @@ def test_the_wait_for_a_place_counts_as_queue_and_the_parts_never_exceed_the_who
 ) -> None:
     values = {**TWO_AT_A_TIME, "max_decoded_pixels": SIDE**2}
     with running(settings(tiny_models, **values)) as server:
-        answers = list[Any]()
+        waited, answers = server.metric("pose_queue_duration_seconds_sum", model="place"), list[Any]()
         with held_poses(server) as held:
             threads = clients(server, 2, answers)
             assert held.entered.wait(20) and eventually(lambda: in_line(server, "place") == 1)
@@ -201,6 +237,8 @@ def test_the_wait_for_a_place_counts_as_queue_and_the_parts_never_exceed_the_who
         answers.append(server.client.post("/pose", content=PERSON))
         spent = [answer.json()["timing_ms"] for answer in answers]
         assert max(one["queue"] for one in spent) >= LEAST_MS
+        waited = server.metric("pose_queue_duration_seconds_sum", model="place") - waited
+        assert LEAST_MS <= waited * 1e3 <= sum(one["queue"] for one in spent) + 0.03
         for one in spent:
             assert sum(ms for stage, ms in one.items() if stage != "total") <= one["total"] + 0.03  # as rounded
 

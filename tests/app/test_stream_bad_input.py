@@ -19,7 +19,7 @@ def test_a_bad_frame_is_an_error_message_and_the_next_frame_works(server, data, 
     with open_stream(server) as stream:
         refused = ask(stream, data)
         assert set(refused) == {"error", "frame"} and refused["frame"] == 0
-        assert set(refused["error"]) == {"type", "title", "status", "detail"}
+        assert set(refused["error"]) == {"type", "title", "status", "detail", "reason"}
         assert refused["error"]["status"] == status
         good = ask(stream, ONE)
     assert (good["frame"], len(good["people"])) == (1, 1)

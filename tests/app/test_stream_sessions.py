@@ -1,7 +1,6 @@
-"""Who may open a stream and how streams end, against a real server on a real port."""
+"""How streams end, and what is counted and logged of them, against a real server on a real port."""
 
-import base64
-import json
+import asyncio
 import socket
 import threading
 from contextlib import ExitStack
@@ -12,123 +11,8 @@ from streams import ONE, answer, ask, close_of, eventually, held_poses, open_str
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from app.door import End, noted
 from app.settings import Settings
-
-# --- who may come in -------------------------------------------------------------------------------------------------
-
-
-def test_a_foreign_origin_is_refused_before_the_handshake(server):
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://127.0.0.1:x"):
-        with pytest.raises(InvalidStatus) as refused:
-            open_stream(server, origin=origin)
-        assert refused.value.response.status_code == 403
-        assert json.loads(refused.value.response.body)["title"] == "Origin not allowed"
-    assert server.metric("pose_rejected_total", reason="origin") >= 4
-
-
-def test_the_services_own_page_may_open_a_stream(server):
-    with open_stream(server, origin=server.url) as stream:
-        assert len(ask(stream, ONE)["people"]) == 1
-
-
-def test_allowed_origins_may_open_streams(serve):
-    server = serve(stream_allowed_origins="https://a.example, https://b.example")
-    with open_stream(server, origin="https://b.example") as stream:
-        assert len(ask(stream, ONE)["people"]) == 1
-    with open_stream(serve(stream_allowed_origins="*"), origin="https://c.example") as stream:
-        assert len(ask(stream, ONE)["people"]) == 1
-
-
-def test_behind_a_proxy_that_names_the_scheme_s_own_port_the_page_is_still_the_service_s_own(server):
-    host, port = server.url.removeprefix("http://").split(":")
-    socket_of_ours = socket.create_connection((host, int(port)))
-    with connect("ws://pose.example:443/stream", sock=socket_of_ours, origin="https://pose.example") as stream:
-        assert len(ask(stream, ONE)["people"]) == 1
-
-
-def test_a_missing_or_wrong_key_closes_with_1008_and_is_counted(serve):
-    server = serve(api_keys="secret")
-    wrong = "pose.key." + base64.urlsafe_b64encode(b"wrong").decode().rstrip("=")
-    no_base64, no_text = "pose.key.a", "pose.key._w"
-    ways = [{}, {"additional_headers": {"X-API-Key": "wrong"}}]
-    ways += [{"subprotocols": ["pose.v1", key]} for key in (wrong, no_base64, no_text)]
-    counted = server.metric("pose_rejected_total", reason="unauthorized")
-    for number, options in enumerate(ways, start=1):
-        with open_stream(server, **options) as stream:
-            assert close_of(stream)[0] == 1008
-        assert server.metric("pose_rejected_total", reason="unauthorized") == counted + number
-
-
-def test_a_key_is_taken_from_a_header_or_from_a_subprotocol(serve):
-    server = serve(api_keys="other,sécret key?")
-    key = base64.urlsafe_b64encode("sécret key?".encode()).decode().rstrip("=")
-    with open_stream(server, subprotocols=["pose.v1", "pose.key." + key]) as stream:
-        assert stream.subprotocol == "pose.v1"
-        assert len(ask(stream, ONE)["people"]) == 1
-    with open_stream(server, additional_headers={"Authorization": "Bearer other"}) as stream:
-        assert len(ask(stream, ONE)["people"]) == 1
-
-
-@pytest.mark.parametrize(("limit", "reason", "told"), [
-    ("stream_max_sessions", "sessions", "too many streams; 2 in all are allowed"),
-    ("stream_max_sessions_per_address", "client_sessions", "too many streams of yours; 2 are allowed"),
-])  # fmt: skip
-def test_too_many_streams_close_with_1013_and_room_is_made_by_leaving(serve, limit, reason, told):
-    server = serve(**{limit: 2})
-    refused = server.metric("pose_rejected_total", reason=reason)
-    with open_stream(server) as first, open_stream(server) as second:
-        ask(first, ONE), ask(second, ONE)
-        assert server.metric("pose_stream_sessions") == 2
-        with open_stream(server) as third:
-            assert close_of(third) == (1013, told)
-    assert server.metric("pose_rejected_total", reason=reason) == refused + 1
-    assert eventually(lambda: server.metric("pose_stream_sessions") == 0)
-    assert not server.app.state.stream_sessions._open, "made-up addresses fill no memory"
-    with open_stream(server) as stream:
-        assert len(ask(stream, ONE)["people"]) == 1
-
-
-def test_users_behind_one_address_have_room_for_streams_each(serve):
-    server = serve(stream_max_sessions_per_address=1, api_keys="one,other")
-    first, second, other = ({"X-API-Key": key} for key in ("one", "one", "other"))
-    with open_stream(server, additional_headers=first) as stream:
-        ask(stream, ONE)
-        with open_stream(server, additional_headers=second) as refused:
-            assert close_of(refused)[0] == 1013
-        with open_stream(server, additional_headers=other) as stream:
-            assert len(ask(stream, ONE)["people"]) == 1
-
-
-@pytest.mark.parametrize("limit", ["stream_max_sessions_per_address", "rate_limit_per_minute"])
-def test_an_ipv6_network_counts_as_one_address(serve, limit):
-    server = serve(**{limit: 1})
-    addresses = ("2606:4700:1:2::1", "2606:4700:1:3::1", "2606:4700:1:2::2")  # a trusted proxy says
-    with ExitStack() as streams:
-        first, elsewhere, second = (
-            streams.enter_context(open_stream(server, additional_headers={"X-Forwarded-For": address}))
-            for address in addresses
-        )
-        ask(first, ONE), ask(elsewhere, ONE)
-        assert close_of(second)[0] == 1013
-
-
-def test_streams_count_against_the_rate_limit(serve):
-    server = serve(rate_limit_per_minute=1)
-    with open_stream(server) as first, open_stream(server) as second:
-        ask(first, ONE)
-        assert close_of(second)[0] == 1013
-
-
-def test_two_keys_behind_one_address_may_open_a_stream_each(serve):
-    server = serve(api_keys="first,second", rate_limit_per_minute=1)
-    ways = [{"additional_headers": {"X-API-Key": key}} for key in ("first", "second", "first")]
-    with ExitStack() as streams:
-        first, second, third = (streams.enter_context(open_stream(server, **way)) for way in ways)
-        ask(first, ONE), ask(second, ONE)
-        assert close_of(third)[0] == 1013
-
-
-# --- how a stream ends -----------------------------------------------------------------------------------------------
 
 
 def test_an_idle_stream_closes_with_1001(serve):
@@ -171,8 +55,10 @@ def test_a_service_that_is_to_stop_closes_with_1012_at_the_next_frame_and_lets_n
         server.app.state.pipeline.drain()
         stream.send(ONE)
         assert close_of(stream)[0] == 1012
+    refused = server.metric("pose_rejected_total", reason="draining")
     with open_stream(server) as stream:
         assert close_of(stream)[0] == 1012, "at the door, before it sends a frame"
+    assert server.metric("pose_rejected_total", reason="draining") == refused + 1
 
 
 def test_every_stream_that_ends_says_why_and_how_many_frames_it_had(serve, caplog):
@@ -191,6 +77,24 @@ def test_every_stream_that_ends_says_why_and_how_many_frames_it_had(serve, caplo
     ]
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_the_end_of_a_stream_is_not_said_for_long_nor_to_who_is_gone(gone):
+    class Client:
+        async def close(self, code, reason):
+            if gone:
+                raise RuntimeError
+            await asyncio.Event().wait()
+
+    asyncio.run(asyncio.wait_for(End(1001, "too old").say(Client(), 0.05), 20))
+
+
+def test_a_stream_that_the_process_does_not_outlive_is_said_to_be_cut_off(caplog):
+    caplog.set_level("INFO", "app.stream")
+    with pytest.raises(asyncio.CancelledError), noted("198.51.100.7"):
+        raise asyncio.CancelledError
+    assert [vars(line)["why"] for line in caplog.records] == ["cut off: the process ends"]
+
+
 def test_who_may_not_come_in_is_logged_with_the_reason_and_without_the_address_that_was_asked_for(serve, caplog):
     caplog.set_level("INFO")
     server = serve(api_keys="secret")
@@ -206,7 +110,8 @@ def test_who_may_not_come_in_is_logged_with_the_reason_and_without_the_address_t
     assert not [line for line in caplog.records if line.levelname == "ERROR"]
 
 
-def test_a_mistake_of_ours_closes_with_1011_tells_nothing_and_is_counted(serve):
+def test_a_mistake_of_ours_closes_with_1011_tells_nothing_and_is_counted(serve, caplog):
+    caplog.set_level("INFO", "app.stream")
     server = serve()
     counted = server.metric("pose_rejected_total", reason="internal")
 
@@ -218,6 +123,7 @@ def test_a_mistake_of_ours_closes_with_1011_tells_nothing_and_is_counted(serve):
         stream.send(ONE)
         code, reason = close_of(stream)
     assert code == 1011 and "internals" not in reason
+    assert [vars(line)["why"] for line in caplog.records if line.message == "stream ended"] == ["1011: our mistake"]
     assert server.metric("pose_rejected_total", reason="internal") == counted + 1
 
 

@@ -4,6 +4,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import pytest
 from streams import ONE, answer, ask, eventually, held_poses, open_stream
 
 LEAST_MS = 100.0
@@ -39,9 +40,11 @@ def test_an_answer_is_no_silence(serve, monkeypatch):
         assert ask(stream, ONE)["frame"] == 1
 
 
-def test_the_wait_for_the_detector_counts_as_queue(serve):
+@pytest.mark.parametrize("network", ["detector", "pose"])
+def test_the_wait_for_a_network_counts_as_queue(serve, network):
     server = serve()
-    batcher, go = server.app.state.pipeline._detect.batcher, threading.Event()
+    pipeline, go = server.app.state.pipeline, threading.Event()
+    batcher = {"detector": pipeline._detect, "pose": pipeline._pose}[network].batcher
     run, begun = batcher._run, threading.Event()
 
     def held(looks):
@@ -54,7 +57,7 @@ def test_the_wait_for_the_detector_counts_as_queue(serve):
         first.send(ONE)
         assert begun.wait(20)
         second.send(ONE)
-        assert eventually(lambda: server.metric("pose_queue_depth", model="detector") == 1)
+        assert eventually(lambda: server.metric("pose_queue_depth", model=network) == 1)
         threading.Event().wait(LEAST_MS / 1e3)
         go.set()
         assert answer(second)["timing_ms"]["queue"] >= LEAST_MS

@@ -53,6 +53,15 @@ def test_frames_and_all_else_are_served_in_turns_each_first_come_first_served(ki
     assert served(turns) == order
 
 
+def test_who_was_served_while_nobody_waited_in_the_other_line_has_not_used_its_turn() -> None:
+    turns = waiting("f")
+    assert turns.popleft() == "f0"
+    turns.append("o0")
+    with live():
+        turns.append("f1")
+    assert served(turns) == "f1 o0"
+
+
 def assert_foretold(turns: Turns[str], taken: int, gone: set[int]) -> None:
     """The order of those who wait is the one in which they are served, after some were and others have left."""
     for _ in range(min(taken, len(turns))):

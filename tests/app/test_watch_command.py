@@ -38,6 +38,8 @@ def test_a_key_is_given_from_the_environment(
     (["--url", "http:localhost:8000"], "the service's address is like http://localhost:8000"),
     (["--url", "ftp://me:s3cret@here/?key=s3cret"], "like http://localhost:8000, got 'ftp://here/?key=***'"),
     (["--url", "localhost:8000"], "the service's address is like http://localhost:8000, got 'localhost:8000'"),
+    (["--url", "http://me@localhost:8000"], "ws://localhost:8000/stream"),
+    (["--url", "URL/elsewhere?key=s3cret"], "/elsewhere/stream?key=***: server rejected"),
     (["--url", "URL/elsewhere"], "server rejected WebSocket connection: HTTP 404"),
 ])  # fmt: skip
 def test_what_the_service_will_not_have_is_told_in_one_line(

@@ -84,10 +84,10 @@ def test_a_service_whose_certificate_is_not_trusted_is_told_with_what_helps(
         assert len(answers(film, "--url", url)) == 8
 
 
-@pytest.mark.parametrize("code", [1001, 1013])
+@pytest.mark.parametrize("code", [1001, 1013, None])
 @pytest.mark.parametrize("answered_once", [False, True])
 def test_a_service_that_keeps_closing_is_not_stormed(
-    film: Path, code: int, answered_once: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    film: Path, code: int | None, answered_once: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Only where a stream was answered and its time was up, the next one begins at once."""
     connections: list[bool] = []
@@ -97,7 +97,7 @@ def test_a_service_that_keeps_closing_is_not_stormed(
         if answered_once and len(connections) == 1:
             socket.recv()
             socket.send(json.dumps({"frame": 0}))
-        socket.close(code, "not now")
+        socket.socket.shutdown(SHUT_RDWR) if code is None else socket.close(code, "not now")
 
     at_once = 2 if answered_once and code == 1001 else 1
     monkeypatch.setattr(app.watching, "RETRY_S", 1000.0)  # longer than the test waits
@@ -131,6 +131,17 @@ def test_a_camera_s_old_frames_are_not_sent_again() -> None:
     assert len(received) >= 4 and received[0] not in received[1:]
 
 
+def test_a_frame_that_the_service_dropped_for_a_newer_one_is_not_waited_for() -> None:
+    def every_second(socket: Any) -> None:
+        for number, _ in enumerate(socket):
+            if number % 2:
+                socket.send(json.dumps({"frame": number}))
+
+    with listening(every_second) as url, MotionJpeg(pictures_an_answer=1000).on() as camera:
+        said = watched(camera.url, Service(url), lambda said: len(said) == 3)
+    assert [answer["frame"] for answer in said] == [1, 3, 5]
+
+
 def test_a_camera_s_frames_have_the_time_of_day(server: Server) -> None:
     began = time.time()
     with MotionJpeg(pictures_an_answer=1000).on() as camera:
@@ -138,8 +149,10 @@ def test_a_camera_s_frames_have_the_time_of_day(server: Server) -> None:
     assert began - 1 < said[0]["time_s"] <= said[1]["time_s"] <= time.time() + 1
 
 
-def test_whoever_stops_to_watch_leaves_no_camera_open(server: Server) -> None:
-    async def run() -> Camera:
+def test_whoever_stops_to_watch_leaves_no_camera_open(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.watching, "JOIN_S", 20.0)
+
+    async def run() -> None:
         camera = Camera(source.url, max_fps=100, max_side=100)
         seen = asyncio.Event()
         watching = asyncio.create_task(watch([camera], Service(server.url), lambda _: seen.set()))
@@ -147,11 +160,25 @@ def test_whoever_stops_to_watch_leaves_no_camera_open(server: Server) -> None:
             await seen.wait()
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-        return camera
+        assert not camera.reading
 
     with MotionJpeg(pictures_an_answer=100_000).on() as source:
-        camera = asyncio.run(run())
-        assert eventually(lambda: not camera.reading)
+        asyncio.run(run())
+
+
+def test_a_camera_whose_thread_does_not_end_keeps_nobody_waiting(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck(Camera):
+        reading = True  # as one that hangs in a driver
+
+    async def run() -> None:
+        async with asyncio.timeout(20):
+            await watch([Stuck(str(film), max_fps=100, max_side=100)], Service(url), said.append)
+
+    said = list[dict[str, Any]]()
+    monkeypatch.setattr(app.watching, "JOIN_S", 0.1)
+    with listening(answering) as url:
+        asyncio.run(run())
+    assert len(said) == 8
 
 
 def test_a_file_whose_next_frame_nobody_takes_is_closed_all_the_same(film: Path) -> None:

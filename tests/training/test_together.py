@@ -29,6 +29,13 @@ def test_where_one_cannot_be_put_none_is(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_files_are_drafted_where_they_will_be_since_moving_between_filesystems_is_not_at_once(tmp_path: Path) -> None:
+    with put_together(tmp_path / "new" / "out") as folder:
+        assert folder.parent == tmp_path / "new" / "out"
+        (folder / "network").write_text("new")
+    assert [path.name for path in (tmp_path / "new" / "out").iterdir()] == ["network"]
+
+
 def test_of_what_was_stopped_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), put_together(tmp_path / "out") as folder:
         (folder / "network").write_text("half")
