@@ -231,6 +231,7 @@ def test_a_model_that_does_not_exist_is_told_as_documented(server: Server) -> No
     responses = server.client.get("/openapi.json").json()["paths"]["/v2/models/{name}"]["get"]["responses"]
     answer = server.client.get("/v2/models/hands")
     assert answer.status_code == 404 and answer.headers["content-type"] in responses["404"]["content"]
+    assert server.client.get("/v2/models/hands/ready").status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/", "/main.js"])
