@@ -140,10 +140,14 @@ def test_one_bad_picture_among_several_refuses_the_request_and_is_told_apart(ser
         assert_problem(server.client.post("/pose", files=files), 400, "picture 2 of 3: ")
 
 
-def test_several_pictures_cannot_be_rendered(server: Server) -> None:
+@pytest.mark.parametrize("option", ["render=jpeg", "boxes=10,10,60,80"])
+def test_what_is_of_one_picture_is_refused_with_several(server: Server, option: str) -> None:
+    files = [("image", ("a.png", PERSON))] * 2
     with refused(server, "bad_parameter"):
-        files = [("image", ("a.png", PERSON))] * 2
-        assert_problem(server.client.post("/pose?render=jpeg", files=files), 422, "one picture")
+        answer = server.client.post(f"/pose?{option}", files=files)
+        assert_problem(answer, 422, "boxes and render=jpeg are for one picture at a time")
+    assert answer.json()["reason"] == "bad_parameter"
+    assert server.client.post(f"/pose?{option}", files=files[:1]).status_code == 200
 
 
 def test_of_more_options_than_anybody_has_none_is_looked_at(server: Server) -> None:

@@ -111,15 +111,6 @@ def test_given_boxes_get_one_person_each_in_their_order_whatever_the_scores(serv
     assert people[0]["score"] == pytest.approx(tiny.POSE_SCORE, abs=1e-4)
 
 
-@pytest.mark.parametrize("option", [{"boxes": "10,10,60,80"}, {"render": "jpeg"}])
-def test_what_is_of_one_picture_is_refused_with_several(server: Server, option: dict[str, str]) -> None:
-    files = [("image", encoded(TWO_PEOPLE))] * 2
-    answer = server.client.post("/pose", params=option, files=files)
-    assert (answer.status_code, answer.json()["reason"]) == (422, "bad_parameter")
-    assert answer.json()["detail"] == "boxes and render=jpeg are for one picture at a time"
-    assert server.client.post("/pose", params=option, files=files[:1]).status_code == 200
-
-
 def test_max_people_and_min_score_hold(server: Server) -> None:
     assert len(ask(server, max_people=1)["people"]) == 1
     combined = tiny.DETECTOR_SCORE * tiny.POSE_SCORE
