@@ -146,7 +146,6 @@ def test_what_is_of_one_picture_is_refused_with_several(server: Server, option: 
     with refused(server, "bad_parameter"):
         answer = server.client.post(f"/pose?{option}", files=files)
         assert_problem(answer, 422, "boxes and render=jpeg are for one picture at a time")
-    assert answer.json()["reason"] == "bad_parameter"
     assert server.client.post(f"/pose?{option}", files=files[:1]).status_code == 200
 
 

@@ -42,5 +42,7 @@ def proxy_with_its_own_host(port: int) -> Iterator[str]:
                         threading.Thread(target=pump, args=pair, daemon=True).start()
 
         threading.Thread(target=serve, daemon=True).start()
-        yield f"http://{address.decode()}"
-        door.shutdown(socket.SHUT_RDWR)
+        try:
+            yield f"http://{address.decode()}"
+        finally:
+            door.shutdown(socket.SHUT_RDWR)  # to close it would not wake who waits at it
